@@ -1,0 +1,9 @@
+"""Django configuration of the training app."""
+
+from django.apps import AppConfig
+
+
+class TrainingConfig(AppConfig):
+    name = "apps.training"
+    label = "training"
+    default_auto_field = "django.db.models.BigAutoField"

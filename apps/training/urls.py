@@ -1,0 +1,6 @@
+"""URLs of the training app."""
+
+from django.urls import URLPattern
+
+app_name = "training"
+urlpatterns: list[URLPattern] = []

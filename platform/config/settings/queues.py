@@ -1,0 +1,21 @@
+"""Celery: broker, lanes, limits. Task names say their lane: <app>.<lane>.<verb>."""
+
+from config.env import env_home, env_str
+
+LANES = ("io", "cpu", "gpu", "train")
+LANE_LIMIT_S = {"io": 120, "cpu": 600, "gpu": 300, "train": 120}  # hard limit L of a lane
+
+CELERY_BROKER_URL = env_str("REDIS_URL", f"redis+socket://{env_home() / 'var' / 'broker.sock'}")
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_TASK_DEFAULT_QUEUE = "io"
+CELERY_TASK_ROUTES = {f"*.{lane}.*": {"queue": lane} for lane in LANES}
+CELERY_TASK_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": int(1.1 * max(LANE_LIMIT_S.values()))}
+CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+CELERY_TIMEZONE = "UTC"

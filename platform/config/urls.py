@@ -1,0 +1,15 @@
+"""All URLs of the platform."""
+
+from django.contrib import admin
+from django.urls import include, path
+
+urlpatterns = [
+    path("", include("apps.core.urls")),
+    path("", include("apps.accounts.urls")),
+    path("fraud/", include("apps.fraud.urls")),
+    path("radiology/", include("apps.radiology.urls")),
+    path("training/", include("apps.training.urls")),
+    path("models/", include("apps.registry.urls")),
+    path("audit/", include("apps.audit.urls")),
+    path("admin/", admin.site.urls),
+]
