@@ -2,14 +2,23 @@
 
 from django.http import HttpRequest
 
+from apps.accounts import selectors, services
 from apps.accounts.contracts import Actor, Role, system_actor
+from apps.core import clock
 
-__all__ = ["Actor", "Role", "actor_of", "system_actor"]
+__all__ = ["Actor", "Role", "actor_of", "key_authenticate", "system_actor"]
 
 
 def actor_of(request: HttpRequest) -> Actor:
     """The signed-in person of a request, with the address that the request came from."""
     user = request.user
-    return Actor(
-        user_id=user.pk, name=user.get_username(), role=user.role, origin=request.META.get("REMOTE_ADDR", "")
-    )
+    return Actor(user_id=user.pk, name=user.get_username(), role=user.role, origin=request.META.get("REMOTE_ADDR", ""))
+
+
+def key_authenticate(secret: str, /, *, origin: str = "") -> Actor | None:
+    """Who acts with this API key; None if it is unknown, revoked or its user is not active."""
+    key = selectors.key_find(secret=secret)
+    if key is None:
+        return None
+    services.api_key_touch(key=key, at=clock.now())
+    return Actor(user_id=key.user_id, name=key.user.get_username(), role=key.user.role, origin=origin)

@@ -1,6 +1,8 @@
 """URLs of the core app."""
 
-from django.urls import URLPattern
+from django.urls import path
+
+from apps.core import views
 
 app_name = "core"
-urlpatterns: list[URLPattern] = []
+urlpatterns = [path("", views.home, name="home")]

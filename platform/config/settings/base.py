@@ -1,6 +1,7 @@
 """Settings that every environment shares: apps, middleware, templates, database, language."""
 
 import dj_database_url
+
 from config.env import ROOT, env_home, env_secret, env_str
 
 HOME = env_home()
@@ -14,7 +15,7 @@ ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]", "testserver"]
 ENVIRONMENT_NAME = "development"  # shown in the top bar
 
 INSTALLED_APPS = [
-    "django.contrib.admin",
+    "config.apps.AssayAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -33,7 +34,7 @@ INSTALLED_APPS = [
     "apps.fraud",
     "apps.radiology",
     "apps.training",
-    "config",
+    "config.apps.ConfigConfig",
 ]
 
 MIDDLEWARE = [
@@ -44,6 +45,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "apps.accounts.middleware.time_zone_middleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
@@ -64,6 +66,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "config.nav.context",
             ],
         },
     },
@@ -88,3 +91,11 @@ TIME_ZONE = "UTC"
 LOGIN_URL = "accounts:sign_in"
 LOGIN_REDIRECT_URL = "core:home"
 LOGOUT_REDIRECT_URL = "accounts:sign_in"
+HOME_BY_ROLE = {  # where core:home sends a person
+    "analyst": "/fraud/",
+    "senior_analyst": "/fraud/",
+    "radiologist": "/radiology/",
+    "admin": "/training/",
+    "auditor": "/audit/",
+    "integrator": "/profile/",
+}

@@ -8,3 +8,5 @@ from .security import *  # noqa: F403
 from .storage import *  # noqa: F403
 
 ENVIRONMENT_NAME = "dev"
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = True
