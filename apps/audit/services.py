@@ -1,0 +1,63 @@
+"""Writes of the audit trail: appending links to the chain."""
+
+from collections.abc import Sequence
+
+from django.db import transaction
+
+from apps.audit import rules
+from apps.audit.contracts import AuditEvent
+from apps.audit.models import ChainHead, Event
+
+_BATCH_ROWS = 500  # keeps one INSERT below SQLite's limit of bound variables
+
+
+@transaction.atomic
+def events_append(*, events: Sequence[AuditEvent]) -> list[int]:
+    """Append events in order inside the caller's transaction; returns their sequence numbers.
+
+    The head row stays locked until the caller's transaction ends (PostgreSQL: row lock; SQLite: transactions begin
+    IMMEDIATE), so the chain cannot fork; callers therefore append last, after they locked their own rows.
+    """
+    if not events:
+        return []
+    head = _head_lock()
+    rows = []
+    for event in events:
+        row = _link(event, sequence=head.sequence + 1, previous_hash=head.hash)
+        head.sequence, head.hash = row.sequence, row.hash
+        rows.append(row)
+    Event.objects.bulk_create(rows, batch_size=_BATCH_ROWS)
+    head.save(update_fields=["sequence", "hash"])
+    return [row.sequence for row in rows]
+
+
+def _head_lock() -> ChainHead:
+    head = ChainHead.objects.select_for_update().filter(pk=1).first()
+    if head is None:  # only on an emptied database: the migration makes the row
+        last = Event.objects.order_by("-sequence").first()
+        end = {"sequence": last.sequence, "hash": last.hash} if last else {}
+        ChainHead.objects.get_or_create(pk=1, defaults=end)
+        head = ChainHead.objects.select_for_update().get(pk=1)
+    return head
+
+
+def _link(event: AuditEvent, *, sequence: int, previous_hash: str) -> Event:
+    def fit(field: str, value: str) -> str:
+        return rules.storable(value, limit=Event._meta.get_field(field).max_length)  # type: ignore[union-attr]
+
+    row = Event(
+        sequence=sequence,
+        at=event.at,
+        user_id=event.actor.user_id,
+        name=fit("name", event.actor.name),
+        role=fit("role", event.actor.role),
+        origin=fit("origin", event.actor.origin),
+        verb=fit("verb", event.verb),
+        object_type=fit("object_type", event.object_type),
+        object_id=fit("object_id", event.object_id),
+        allowed=event.allowed,
+        detail_json=rules.canonical(event.detail),
+        previous_hash=previous_hash,
+    )
+    row.hash = rules.link_hash(previous_hash=previous_hash, body=row.body)
+    return row
