@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from ml_core.contracts import EntityKind, EntityState
+from ml_core.contracts import EntityKind
 from ml_core.errors import StateError
 
 DAY_S = 86_400
@@ -34,9 +34,9 @@ UNKNOWN, GENUINE, FRAUD = 0, 1, 2
 
 # columns of an event
 AT, AMOUNT, KEYS, LABEL = 0, 1, 2, 3
-# columns of a head; P0.. are window starts (absolute in the arena), S0.. their sums of cents (card) or frauds (terminal)
-COUNT, SUM, SUM_SQUARES, MAX_CENTS, LAST_AT, P0, S0, DELAYED, DIRTY, DROPPED, FIRST_AT = 0, 1, 2, 3, 4, 5, 8, 11, 12, 13, 14
-TERMINAL, HEAD = 15, 16  # head[TERMINAL] is 1 for a terminal
+# columns of a head; P0.. are window starts (places in the arena), S0.. their sums of cents (card) or frauds (terminal)
+COUNT, SUM, SUM_SQUARES, MAX_CENTS, LAST_AT, P0, S0 = 0, 1, 2, 3, 4, 5, 8
+DELAYED, DIRTY, DROPPED, FIRST_AT, TERMINAL, HEAD = 11, 12, 13, 14, 15, 16  # head[TERMINAL] is 1 for a terminal
 
 _MAGIC = b"ACS1"
 _PREFIX = 16
@@ -137,7 +137,7 @@ def label_of(event: np.ndarray, now: int) -> int:
 
 @njit(cache=True)
 def card_windows(pool: Pool, e: int, now: int, cents: int, out: np.ndarray) -> None:
-    """Move the card's pointers to `now`; out = counts over 1/7/30 days, then means in currency units, this one included."""
+    """Move the card's pointers to `now`; out = counts over 1/7/30 days, then means in units, this one included."""
     head = pool.head[e]
     end = pool.end[e]
     for k in range(3):

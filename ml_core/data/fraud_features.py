@@ -147,9 +147,7 @@ def _median(cards: Pool, e: int, now: int, scratch: np.ndarray) -> float:
 
 
 @njit(cache=True)
-def _card_profile(
-    cards: Pool, e: int, now: int, cents: int, ratio: float, median: float, g: np.ndarray
-) -> None:
+def _card_profile(cards: Pool, e: int, now: int, cents: int, ratio: float, median: float, g: np.ndarray) -> None:
     head = cards.head[e]
     n = head[COUNT]
     mean = head[SUM] / n if n else 5_000.0

@@ -116,7 +116,7 @@ def _with_room(pool: Pool, kind: EntityKind, rows: np.ndarray) -> Pool:
 
 
 @njit(cache=True)
-def _run(  # noqa: PLR0913
+def _run(
     cards: Pool,
     terminals: Pool,
     columns: tuple[np.ndarray, ...],
