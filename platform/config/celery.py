@@ -1,4 +1,4 @@
-"""The Celery application of all lanes."""
+"""The Celery application of all lanes; config.tasks brings the checks of config.workers into every worker."""
 
 import os
 

@@ -1,6 +1,8 @@
 """The only reader of os.environ: typed settings from the environment, failing loudly."""
 
 import os
+import secrets
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +48,21 @@ def env_secret(name: str, default: str | None = None) -> str:
     if path:
         return Path(path).read_text(encoding="utf-8").strip()
     return env_str(name, default)
+
+
+def env_kept_secret(name: str, path: Path) -> str:
+    """A secret from the environment, or else one made once and kept in `path`, readable by its owner alone."""
+    if os.environ.get(name) or os.environ.get(f"{name}_FILE"):
+        return env_secret(name)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(f".{os.getpid()}")
+        draft.touch(mode=0o600)
+        draft.write_text(secrets.token_urlsafe(48), encoding="utf-8")
+        with suppress(FileExistsError):  # the first of several processes wins
+            os.link(draft, path)
+        draft.unlink()
+    return path.read_text(encoding="utf-8").strip()
 
 
 def env_home() -> Path:

@@ -3,7 +3,11 @@
 from django.contrib import admin
 from django.urls import include, path
 
+from config import health
+
 urlpatterns = [
+    path("health/live", health.live, name="health_live"),
+    path("health/ready", health.ready, name="health_ready"),
     path("", include("apps.core.urls")),
     path("", include("apps.accounts.urls")),
     path("fraud/", include("apps.fraud.urls")),

@@ -2,14 +2,14 @@
 
 import dj_database_url
 
-from config.env import ROOT, env_home, env_secret, env_str
+from config.env import ROOT, env_home, env_kept_secret, env_secret
 
 HOME = env_home()
 VAR = HOME / "var"
 VAR.mkdir(parents=True, exist_ok=True)
 
-SECRET_KEY = env_secret("SECRET_KEY", "insecure-development-key-do-not-use-in-production-0000")
-TOKEN_KEY = env_secret("TOKEN_KEY", SECRET_KEY)  # keys the tokens that stand for card numbers
+SECRET_KEY = env_kept_secret("SECRET_KEY", VAR / "secret_key")
+TOKEN_KEY = env_kept_secret("TOKEN_KEY", VAR / "token_key")  # keys the tokens that stand for card numbers
 DEBUG = False
 ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]", "testserver"]
 ENVIRONMENT_NAME = "development"  # shown in the top bar
@@ -73,8 +73,10 @@ TEMPLATES = [
 ]
 
 DATABASES = {
-    "default": dj_database_url.parse(env_str("DATABASE_URL", f"sqlite:///{VAR / 'assay.sqlite3'}"), conn_max_age=0)
+    "default": dj_database_url.parse(env_secret("DATABASE_URL", f"sqlite:///{VAR / 'assay.sqlite3'}"), conn_max_age=0)
 }
+if DATABASES["default"]["ENGINE"].endswith("postgresql"):
+    DATABASES["default"]["OPTIONS"] = {"pool": {"min_size": 0, "max_size": 8, "timeout": 10}}
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     DATABASES["default"]["OPTIONS"] = {
         "timeout": 20,

@@ -1,4 +1,4 @@
-"""Celery: broker, lanes, limits. Task names say their lane: <app>.<lane>.<verb>."""
+"""Celery: broker, lanes, limits, what beat sends. Task names say their lane: <app>.<lane>.<verb>."""
 
 from config.env import env_home, env_str
 
@@ -11,6 +11,7 @@ CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
 CELERY_TASK_DEFAULT_QUEUE = "io"
 CELERY_TASK_ROUTES = {f"*.{lane}.*": {"queue": lane} for lane in LANES}
+CELERY_TASK_ANNOTATIONS = ["config.limits.LaneLimits"]
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
@@ -19,3 +20,12 @@ CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": int(1.1 * max(LANE_LIMIT_S.values()))}
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 CELERY_TIMEZONE = "UTC"
+
+# Every message expires before the next of its kind is sent: a lane that was away does not wake up to a heap of them.
+CELERY_BEAT_SCHEDULE = {
+    "gpu: hold the champions of now": {
+        "task": "config.gpu.champions_load",
+        "schedule": 20.0,
+        "options": {"expires": 20},
+    },
+}
