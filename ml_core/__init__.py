@@ -1,0 +1,1 @@
+"""The engine: no Django, no Celery; importing this package alone costs nothing."""

@@ -250,12 +250,12 @@ class RunSpec:
 
 
 class RunEventKind(StrEnum):
-    """Kinds of line in events.jsonl; every line also has `at` (float seconds since 1970)."""
+    """Kinds of line in events.jsonl; every line also has `kind` and `at` (float seconds since 1970)."""
 
-    STAGE = "stage"          # name, index (from 1), of
-    STEP = "step"            # step, steps, epoch, epochs, loss, alpha, lr, align: {token, layer, global}
-    EVAL = "eval"            # split, metrics: {name: value}
-    LOG = "log"              # text
+    STAGE = "stage"  # name, index (from 1), of
+    STEP = "step"  # step, steps, epoch, epochs, loss, alpha, lr, align: {token, layer, global}
+    EVAL = "eval"  # split, metrics: {name: value}
+    LOG = "log"  # text
     HEARTBEAT = "heartbeat"  # nothing more; at least every 5 s
-    DONE = "done"            # digest, artifact (folder), metrics: {candidate: {...}, champion: {...}|null}
-    FAILED = "failed"        # error
+    DONE = "done"  # digest, artifact (folder), metrics: {candidate: {...}, champion: {...}|null}
+    FAILED = "failed"  # error

@@ -1,0 +1,1 @@
+"""Distillation: what a model shows of itself (Features) and the DFAD loss."""

@@ -1,0 +1,1 @@
+"""Operators: naive.py is the truth of each, op.py its only public face."""

@@ -1,0 +1,1 @@
+"""Quantization: W8A8 training, conversion and the integer layers."""

@@ -1,0 +1,1 @@
+"""Training runs: the runner, the generic loop, and one module a student."""

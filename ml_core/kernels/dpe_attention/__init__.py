@@ -1,0 +1,1 @@
+"""Attention with a learned bias by distance (DPE)."""
