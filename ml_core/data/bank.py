@@ -3,8 +3,8 @@
 Written from the published description of card transaction simulators (Le Borgne et al., Fraud Detection Handbook,
 2022, chapter 3: amounts around a card's mean, terminals near its home, large amounts, terminals taken over for 28 days,
 stolen cards whose amounts are multiplied by 5 for 14 days) and extended with merchant categories, devices, countries,
-account takeover, card testing and mule rings. No code and no row of the Handbook is used. Every parameter is drawn per seed, so
-that no two banks are alike; `published=True` keeps to the published rules with parameters around the published ones.
+account takeover, card testing and mule rings. No code and no row of the Handbook is used. Every parameter is drawn per
+seed, so that no two banks are alike; `published=True` keeps to the published rules, parameters around the published.
 """
 
 from dataclasses import dataclass
