@@ -6,7 +6,7 @@ from apps.accounts import selectors, services
 from apps.accounts.contracts import Actor, Role, system_actor
 from apps.core import clock
 
-__all__ = ["Actor", "Role", "actor_of", "key_authenticate", "system_actor"]
+__all__ = ["Actor", "Role", "account_ensure", "actor_of", "api_key_ensure", "key_authenticate", "system_actor"]
 
 
 def actor_of(request: HttpRequest) -> Actor:
@@ -22,3 +22,13 @@ def key_authenticate(secret: str, /, *, origin: str = "") -> Actor | None:
         return None
     services.api_key_touch(key=key, at=clock.now())
     return Actor(user_id=key.user_id, name=key.user.get_username(), role=key.user.role, origin=origin)
+
+
+def account_ensure(*, name: str, role: Role, password: str) -> None:
+    """Make an account if there is none of this name; an admin may use the admin site."""
+    services.user_ensure(name=name, role=role, password=password)
+
+
+def api_key_ensure(*, owner: str, name: str, by: Actor) -> str | None:
+    """Make a key called `name` for the user `owner` and return its secret; None if she has a live one of that name."""
+    return services.api_key_ensure(owner=owner, name=name, by=by, at=clock.now())

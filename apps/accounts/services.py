@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from django.db import transaction
 
-from apps.accounts.contracts import Actor
+from apps.accounts.contracts import Actor, Role
 from apps.accounts.models import ApiKey, User
 from apps.accounts.selectors import secret_hash
 
@@ -24,6 +24,15 @@ def api_key_create(*, user: User, name: str, by: Actor, at: datetime) -> tuple[A
 
 
 @transaction.atomic
+def api_key_ensure(*, owner: str, name: str, by: Actor, at: datetime) -> str | None:
+    """Make a key called `name` for `owner` unless she has a live one; returns its secret, or None."""
+    user = User.objects.select_for_update().get(username=owner)
+    if user.api_keys.filter(name=name, revoked_at=None).exists():
+        return None
+    return api_key_create(user=user, name=name, by=by, at=at)[1]
+
+
+@transaction.atomic
 def api_key_revoke(*, key: ApiKey, by: Actor, at: datetime) -> ApiKey:
     """Stop a key from working. Twice is the same as once."""
     if key.revoked_at is None:
@@ -36,6 +45,19 @@ def api_key_touch(*, key: ApiKey, at: datetime) -> None:
     """Note that a key was used, at most once a minute."""
     if key.last_used_at is None or at - key.last_used_at >= _USED_EVERY:
         ApiKey.objects.filter(pk=key.pk).update(last_used_at=at)
+
+
+@transaction.atomic
+def user_ensure(*, name: str, role: Role, password: str) -> User:
+    """The user of this name, made if there is none. An admin is staff and superuser, so that the admin site opens."""
+    user = User.objects.filter(username=name).first()
+    if user is None:
+        is_admin = role is Role.ADMIN
+        user = User(username=name, role=role.value, is_staff=is_admin, is_superuser=is_admin)
+        user.set_password(password)
+        user.full_clean()
+        user.save()
+    return user
 
 
 @transaction.atomic

@@ -4,10 +4,8 @@ from pathlib import Path
 
 from django.conf import settings
 
+from apps.accounts import api as accounts
 from apps.accounts.contracts import Role, system_actor
-from apps.accounts.models import User
-from apps.accounts.services import api_key_create
-from apps.core import clock
 
 NAMES = {
     "analyst-1": Role.ANALYST,
@@ -22,21 +20,10 @@ NAMES = {
 
 def accounts_ensure(*, key_file: Path) -> None:
     """Make the accounts that are missing; the integrator's key goes to `key_file`, which only its owner can read."""
-    known = set(User.objects.filter(username__in=NAMES).values_list("username", flat=True))
     for name, role in NAMES.items():
-        if name not in known:
-            _make(name=name, role=role)
-    integrator = User.objects.get(username="integrator-1")
-    if not key_file.exists() or not integrator.api_keys.filter(revoked_at=None).exists():
-        by = system_actor(name="demo")
-        _key, secret = api_key_create(user=integrator, name="demo", by=by, at=clock.now())
+        accounts.account_ensure(name=name, role=role, password=settings.DEMO_PASSWORD)
+    secret = accounts.api_key_ensure(owner="integrator-1", name="demo", by=system_actor(name="demo"))
+    if secret is not None:
+        key_file.unlink(missing_ok=True)
         key_file.touch(mode=0o600)
         key_file.write_text(secret, encoding="utf-8")
-
-
-def _make(*, name: str, role: Role) -> None:
-    is_admin = role is Role.ADMIN
-    user = User(username=name, role=role.value, is_staff=is_admin, is_superuser=is_admin)
-    user.set_password(settings.DEMO_PASSWORD)
-    user.full_clean()
-    user.save()
