@@ -37,6 +37,8 @@ class ModelDescription:
     parameters: int
     size_bytes: int
     teacher_digest: str = ""
+    data_digest: str = ""
+    git_revision: str = ""
     licence: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
     card: str = ""
