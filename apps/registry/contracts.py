@@ -16,3 +16,13 @@ class ModelRef:
     state: str
     created_at: datetime
     metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SyncReport:
+    """What a synchronisation with the shipped models did; digests by kind."""
+
+    registered: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+    promoted: tuple[str, ...] = ()
+    refused: tuple[tuple[str, str], ...] = ()
