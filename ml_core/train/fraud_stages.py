@@ -1,0 +1,213 @@
+"""The stages of a fraud run up to the float student: rows, teachers, distillation; each leaves its checkpoint."""
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import lightgbm as lgb
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from ml_core.config import to_mapping
+from ml_core.data.fraud_features import CHANNELS, FEATURES
+from ml_core.data.handbook import DAY_S, Table
+from ml_core.distill.dfad import DFADConfig
+from ml_core.errors import RunError
+from ml_core.events import EventLog
+from ml_core.models.fraud_student import FraudStudent, FraudStudentConfig
+from ml_core.seed import derive, seed_all
+from ml_core.train.fraud_data import BankSize, Batch, Samples, many_banks, table_samples
+from ml_core.train.fraud_fit import FitSettings, fit_calibration, fit_distil, fit_labels, predict, set_scales
+from ml_core.train.fraud_teacher import TreeOutputs, TreeSettings, fit_trees, tree_outputs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FraudTraining:
+    """Everything that a fraud run depends on. `banks` > 0 trains on simulated banks, 0 on the table given."""
+
+    name: str
+    banks: int = 0
+    guard_banks: int = 0
+    bank_size: BankSize = field(default_factory=BankSize)
+    first_bank: int = 10_000
+    teacher: Literal["lightgbm", "lightgbm+transformer"] = "lightgbm"
+    trees: TreeSettings = field(default_factory=TreeSettings)
+    transformer: FraudStudentConfig = FraudStudentConfig(
+        features=len(FEATURES), channels=len(CHANNELS), card_tokens=24, terminal_tokens=32, d=128, layers=3, ffn=512,
+        wide=512,
+    )  # fmt: skip
+    transformer_fit: FitSettings = field(default_factory=FitSettings)
+    student: FraudStudentConfig = FraudStudentConfig(features=len(FEATURES), channels=len(CHANNELS))
+    student_fit: FitSettings = field(default_factory=FitSettings)
+    dfad: DFADConfig = field(default_factory=DFADConfig)
+    quantize_rows: int = 400_000
+    workers: int = 0
+    device: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """Training rows, guard rows that no fit sees (calibration, metrics), and the digest of what they came from."""
+
+    train: Samples
+    guard: Samples
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Teachers:
+    """The fitted teachers and the trees' answers on the training rows."""
+
+    booster: lgb.Booster
+    transformer: FraudStudent | None
+    outputs: TreeOutputs
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the trees' text and the transformer's weights."""
+        sha = hashlib.sha256(self.booster.model_to_string().encode())
+        if self.transformer is not None:
+            for name, tensor in sorted(self.transformer.state_dict().items()):
+                sha.update(name.encode() + tensor.cpu().numpy().tobytes())
+        return sha.hexdigest()
+
+
+def device_of(training: FraudTraining) -> torch.device:
+    """The device that the run names; "auto" takes CUDA where there is one."""
+    if training.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(training.device)
+
+
+def bank_rows(training: FraudTraining, *, seed: int) -> Rows:
+    """Rows of simulated banks; the guard banks have seeds of their own."""
+    workers = training.workers or os.cpu_count() or 1
+    first = training.first_bank + 100_000 * seed
+    seeds = list(range(first, first + training.banks + training.guard_banks))
+    train = many_banks(seeds[: training.banks], training.bank_size, workers=workers)
+    guard = many_banks(seeds[training.banks :], training.bank_size, workers=workers)
+    what = json.dumps({"banks": seeds, "size": to_mapping(training.bank_size)}, sort_keys=True)
+    return Rows(train=train, guard=guard, digest=hashlib.sha256(what.encode()).hexdigest())
+
+
+def table_rows(table: Table, *, delay_days: int = 7, guard_days: int = 7) -> Rows:
+    """Rows of one bank: the last week is the guard, the week before it has no labels yet, the rest trains."""
+    day = table.day - table.day[0]
+    last = int(day[-1]) + 1
+    end = last - guard_days - delay_days
+    warm = min(30, max(7, end - 14))
+    if end - warm < 7 or table.fraud[(day >= warm) & (day < end)].sum() < 20:
+        raise RunError(f"{last} days are too few: at least 7 to learn from, 14 to hold back, and 20 known frauds")
+    ones = np.ones(len(table), np.float32)
+    both = table_samples(table, keep=((day >= warm) & (day < end)) | (day >= last - guard_days), weight=ones)
+    n = int(((day >= warm) & (day < end)).sum())
+    sha = hashlib.sha256()
+    for column in (table.at, table.cents, table.fraud):
+        sha.update(np.ascontiguousarray(column).tobytes())
+    return Rows(train=both.take(slice(0, n)), guard=both.take(slice(n, None)), digest=sha.hexdigest())
+
+
+def fit_teachers(training: FraudTraining, rows: Rows, data: Batch, *, log: EventLog, seed: int) -> Teachers:
+    """LightGBM, and beside it (on a GPU: at the same time) the transformer."""
+
+    def trees() -> tuple[lgb.Booster, TreeOutputs]:
+        booster = fit_trees(rows.train, training.trees, seed=derive(seed, "trees") % 2**31)
+        log.log(f"LightGBM: {booster.num_trees()} trees fitted")
+        return booster, tree_outputs(booster, rows.train.features, threads=training.trees.threads)
+
+    if training.teacher == "lightgbm":
+        booster, outputs = trees()
+        return Teachers(booster=booster, transformer=None, outputs=outputs)
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(trees)
+        if data.features.device.type == "cpu":
+            pending.result()
+        seed_all(derive(seed, "transformer"))
+        transformer = FraudStudent(training.transformer).to(data.features.device)
+        set_scales(transformer, data)
+        fit_labels(transformer, data, training.transformer_fit, log=log, seed=derive(seed, "order-t") % 2**31)
+        booster, outputs = pending.result()
+    return Teachers(booster=booster, transformer=transformer, outputs=outputs)
+
+
+def fit_student(
+    training: FraudTraining,
+    data: Batch,
+    teachers: Teachers,
+    *,
+    log: EventLog,
+    seed: int,
+    start: dict[str, torch.Tensor] | None = None,
+) -> FraudStudent:
+    """The float student, distilled; `start` gives it first weights (the champion's), else they are random."""
+    seed_all(derive(seed, "student"))
+    student = FraudStudent(training.student).to(data.features.device)
+    if start is None:
+        set_scales(student, data)
+    else:
+        student.load_state_dict(start)
+    fit_distil(
+        student,
+        data,
+        training.student_fit,
+        tree_logits=torch.from_numpy(teachers.outputs.logits).to(data.features.device),
+        tree_leaves=torch.from_numpy(teachers.outputs.leaves).to(data.features.device),
+        transformer=teachers.transformer,
+        dfad=training.dfad,
+        log=log,
+        seed=derive(seed, "order-s") % 2**31,
+    )
+    return student
+
+
+def calibrate(student: FraudStudent, guard: Batch) -> None:
+    """Set the served scale and shift from guard rows."""
+    scale, shift = fit_calibration(predict(student, guard), guard)
+    student.calibration.copy_(torch.tensor([scale, shift]))
+
+
+def weighted_metrics(score: np.ndarray, samples: Samples) -> dict[str, float]:
+    """AUC and average precision with the thinned genuine rows weighted back."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    return {
+        "auc": float(roc_auc_score(samples.fraud, score, sample_weight=samples.weight)),
+        "ap": float(average_precision_score(samples.fraud, score, sample_weight=samples.weight)),
+    }
+
+
+def save_checkpoint(folder: Path, teachers: Teachers, student: FraudStudent) -> None:
+    """Teachers and float student as text and safetensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    teachers.booster.save_model(str(folder / "trees.txt"))
+    if teachers.transformer is not None:
+        save_file(_plain(teachers.transformer), folder / "transformer.safetensors")
+    save_file(_plain(student), folder / "student.safetensors")
+
+
+def load_student(folder: Path, config: FraudStudentConfig) -> FraudStudent:
+    """The float student of a checkpoint."""
+    student = FraudStudent(config)
+    student.load_state_dict(load_file(folder / "student.safetensors"))
+    return student.eval()
+
+
+def load_transformer(folder: Path, config: FraudStudentConfig) -> FraudStudent:
+    """The transformer teacher of a checkpoint."""
+    model = FraudStudent(config)
+    model.load_state_dict(load_file(folder / "transformer.safetensors"))
+    return model.eval()
+
+
+def days_between(table: Table) -> int:
+    """Whole days that a table spans."""
+    return int((table.at[-1] - table.at[0]) // DAY_S) + 1
+
+
+def _plain(model: FraudStudent) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
