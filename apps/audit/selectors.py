@@ -8,6 +8,7 @@ from apps.audit import rules
 from apps.audit.contracts import ChainReport
 from apps.audit.models import ChainHead, Event
 
+PAGE_ROWS = 50
 _CHUNK_ROWS = 2_000
 
 
@@ -19,6 +20,21 @@ def event_list() -> QuerySet[Event]:
 def event_get(*, sequence: int) -> Event | None:
     """One event, or None."""
     return Event.objects.filter(pk=sequence).first()
+
+
+def event_page(events: QuerySet[Event], *, before: int | None = None, rows: int = PAGE_ROWS) -> tuple[list[Event], int]:
+    """One page, newest first, of events older than `before`; and the sequence to go on from (0: no older ones).
+
+    By sequence, not by offset and count: the hundredth page of a million events costs as much as the first.
+    """
+    ordered = events.order_by("-sequence")
+    page = list((ordered if before is None else ordered.filter(sequence__lt=before))[: rows + 1])
+    return page[:rows], page[rows - 1].sequence if len(page) > rows else 0
+
+
+def chain_length() -> int:
+    """How many events the chain holds."""
+    return ChainHead.objects.filter(pk=1).values_list("sequence", flat=True).first() or 0
 
 
 def event_chunks(events: QuerySet[Event], *, rows: int = _CHUNK_ROWS) -> Iterator[list[Event]]:

@@ -1,12 +1,15 @@
 """Writes of the audit trail: appending links to the chain."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from django.db import transaction
 
+from apps.accounts.api import Actor
 from apps.audit import rules
-from apps.audit.contracts import AuditEvent
+from apps.audit.contracts import AuditEvent, ChainReport
 from apps.audit.models import ChainHead, Event
+from apps.audit.selectors import chain_verify
 
 _BATCH_ROWS = 500  # keeps one INSERT below SQLite's limit of bound variables
 
@@ -29,6 +32,24 @@ def events_append(*, events: Sequence[AuditEvent]) -> list[int]:
     Event.objects.bulk_create(rows, batch_size=_BATCH_ROWS)
     head.save(update_fields=["sequence", "hash"])
     return [row.sequence for row in rows]
+
+
+def trail_read(*, verb: str, by: Actor, at: datetime, detail: dict[str, object]) -> None:
+    """Put on record that somebody searched, exported or opened the trail itself."""
+    events_append(
+        events=[AuditEvent(actor=by, verb=verb, object_type="audit_trail", object_id="", at=at, detail=detail)]
+    )
+
+
+def trail_verify(*, by: Actor, at: datetime, start: int = 1, limit: int | None = None) -> ChainReport:
+    """Verify the chain from `start` on, at most `limit` events; the verdict at the end goes on record."""
+    report = chain_verify(start=start, limit=limit)
+    if report.next_sequence is None:
+        detail: dict[str, object] = {"whole": report.whole, "events": start - 1 + report.checked}
+        if report.broken_at is not None:
+            detail |= {"broken_at": report.broken_at, "reason": report.reason}
+        trail_read(verb="audit.verify", by=by, at=at, detail=detail)
+    return report
 
 
 def _head_lock() -> ChainHead:

@@ -7,6 +7,7 @@ _HEADLINE = {
     "fraud": ("test_ap", "ap", "test_auc", "auc", "test_cp100", "cp100"),
     "report": ("f1_micro", "micro_f1", "test_f1_micro", "f1_macro", "macro_f1"),
 }
+_TITLES = {"fraud": "Fraud score", "report": "Report draft"}
 _LABELS = {
     "ap": "average precision",
     "auc": "ROC AUC",
@@ -38,6 +39,11 @@ class Comparison:
     champion: str
     change: str
     verdict: str
+
+
+def kind_title(kind: str) -> str:
+    """What a kind of model makes, as a title."""
+    return _TITLES.get(str(kind), str(kind))
 
 
 def label(name: str) -> str:
