@@ -10,6 +10,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from apps.core.errors import AppError
+from apps.registry import api as registry
 from config import broker
 from ml_core.contracts import ModelKind
 
@@ -56,8 +57,6 @@ def _broker_parts() -> dict[str, str]:
 
 def _model(kind: ModelKind, workers: dict[str, dict[str, Any]]) -> str:
     """`ok` when a worker of the gpu lane holds the champion of this kind."""
-    from apps.registry import api as registry
-
     try:
         champion = registry.champion(kind).key.digest
     except (AppError, DatabaseError) as error:

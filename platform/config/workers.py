@@ -10,6 +10,7 @@ from django.conf import settings
 
 from apps.core.errors import AppError
 from apps.engine.port import get_engine
+from apps.registry import api as registry
 from config import broker
 from config.limits import lane_of
 from ml_core.contracts import ModelKind
@@ -63,8 +64,6 @@ def task_faults_find(*, tasks: dict[str, Any]) -> list[str]:
 
 def champions_load(*, hostname: str) -> dict[str, dict[str, str]]:
     """Load the champion of every kind into this process and publish what it holds, or why it does not."""
-    from apps.registry import api as registry
-
     held: dict[str, dict[str, str]] = {}
     for kind in ModelKind:
         try:

@@ -12,7 +12,7 @@ from django.core.management import call_command
 
 ROOT = Path(__file__).resolve().parents[2]
 _SETTINGS = ROOT / "platform" / "config" / "settings"
-_OF_LIBRARIES = re.compile(r"^(CELERY_|AXES_|WHITENOISE_|CONTENT_SECURITY_POLICY|INTERNAL_IPS|NINJA_)")
+_OF_LIBRARIES = re.compile(r"^(CELERY_|AXES_|WHITENOISE_|CONTENT_SECURITY_POLICY|NINJA_|ROOT_URLCONF)")
 _ASSIGNED = re.compile(r"^([A-Z][A-Z0-9_]+)\s*(?::[^=]+)?=", re.MULTILINE)
 
 

@@ -35,6 +35,6 @@ def test_nothing_of_the_platform_imports_torch(tmp_path):
 
 
 def test_importing_ml_core_alone_costs_nothing():
-    code = "import sys, ml_core, ml_core.contracts, ml_core.errors; print([m for m in ('torch','numpy') if m in sys.modules])"
+    code = "import sys, ml_core.contracts, ml_core.errors; print([m for m in ('torch', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import IO
 
@@ -76,7 +77,7 @@ def _prepare(stack: Stack, *, timings: dict[str, float], out: IO[str]) -> None:
         call_command("migrate", verbosity=0, interactive=False)
         accounts_ensure(key_file=var / "demo_api_key")
     with _timed(timings, "models"):
-        call_command("registry_sync", verbosity=0)
+        call_command("registry_sync", verbosity=0, stdout=StringIO())
     with _timed(timings, "static_files"):
         call_command("collectstatic", verbosity=0, interactive=False)
     with _timed(timings, "start"):
