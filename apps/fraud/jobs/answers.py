@@ -1,0 +1,103 @@
+"""How a score comes back to the request that waits for it: one Redis channel a web process, one message a batch."""
+
+import asyncio
+import json
+import uuid
+from dataclasses import asdict
+
+import redis
+import redis.asyncio
+from django.conf import settings
+
+from apps.fraud.contracts import ScoreAnswer
+
+_PREFIX = "assay:fraud:answers:"
+
+
+def publish(answers: list[tuple[str, ScoreAnswer]]) -> None:
+    """Send answers to the processes that wait; nobody may listen any more, the rows hold the truth."""
+    by_channel: dict[str, list[dict[str, object]]] = {}
+    for reply_to, answer in answers:
+        by_channel.setdefault(reply_to, []).append(asdict(answer))
+    for reply_to, bodies in by_channel.items():
+        _client().publish(_PREFIX + reply_to, json.dumps(bodies))
+
+
+class Listener:
+    """The one subscription of a web process; requests wait on futures by the id of their transaction."""
+
+    def __init__(self) -> None:
+        self.name = uuid.uuid4().hex
+        self._waiting: dict[int, list[asyncio.Future[ScoreAnswer]]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._ready: asyncio.Event = asyncio.Event()
+
+    async def started(self) -> None:
+        """Subscribe if that is not done yet; returns once answers cannot be missed. Raises redis.RedisError."""
+        if self._task is None or self._task.done():
+            self._ready.clear()
+            self._task = asyncio.create_task(self._listen())
+        if self._ready.is_set():
+            return
+        ready = asyncio.create_task(self._ready.wait())
+        await asyncio.wait({self._task, ready}, return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            ready.cancel()
+            self._task.result()
+
+    def expect(self, transaction_id: int) -> "asyncio.Future[ScoreAnswer]":
+        """A future for the answer about this transaction; call before the task is sent."""
+        future: asyncio.Future[ScoreAnswer] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(transaction_id, []).append(future)
+        return future
+
+    def forget(self, transaction_id: int, future: "asyncio.Future[ScoreAnswer]") -> None:
+        """Stop waiting."""
+        futures = self._waiting.get(transaction_id, [])
+        if future in futures:
+            futures.remove(future)
+        if not futures:
+            self._waiting.pop(transaction_id, None)
+
+    async def _listen(self) -> None:
+        client = redis.asyncio.Redis.from_url(_url(), health_check_interval=20)
+        try:
+            async with client.pubsub() as channel:
+                await channel.subscribe(_PREFIX + self.name)
+                async for message in channel.listen():
+                    if message["type"] == "subscribe":
+                        self._ready.set()
+                    elif message["type"] == "message":
+                        self._deliver(json.loads(message["data"]))
+        finally:
+            await client.aclose()
+
+    def _deliver(self, bodies: list[dict[str, object]]) -> None:
+        for body in bodies:
+            answer = ScoreAnswer(**body)  # type: ignore[arg-type]
+            for future in self._waiting.pop(answer.id, []):
+                if not future.done():
+                    future.set_result(answer)
+
+
+_listeners: dict[int, tuple[asyncio.AbstractEventLoop, Listener]] = {}
+_clients: list[redis.Redis] = []
+
+
+def listener() -> Listener:
+    """The listener of the running event loop."""
+    loop = asyncio.get_running_loop()
+    held = _listeners.get(id(loop))
+    if held is None or held[0] is not loop:
+        held = _listeners[id(loop)] = (loop, Listener())
+    return held[1]
+
+
+def _client() -> redis.Redis:
+    if not _clients:
+        _clients.append(redis.Redis.from_url(_url(), socket_timeout=2, socket_connect_timeout=2))
+    return _clients[0]
+
+
+def _url() -> str:
+    return settings.CELERY_BROKER_URL.replace("redis+socket://", "unix://", 1)
