@@ -1,0 +1,1 @@
+"""Writes of radiology: intake of files, drafts, reports."""
