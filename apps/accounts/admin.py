@@ -1,19 +1,21 @@
 """People and keys in the admin site."""
 
+from typing import Any, ClassVar
+
 from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin
 
 from apps.accounts.models import ApiKey, User
 
-_OWN = {"fields": ("role", "time_zone", "theme")}
+_OWN = ("Assay", {"fields": ("role", "time_zone", "theme")})
 
 
 @admin.register(User)
 class PersonAdmin(UserAdmin):
     list_display = ("username", "role", "is_active", "is_staff", "last_login")
     list_filter = ("role", "is_active", "is_staff")
-    fieldsets = (*UserAdmin.fieldsets, ("Assay", _OWN))
-    add_fieldsets = (*UserAdmin.add_fieldsets, ("Assay", _OWN))
+    fieldsets: ClassVar[Any] = (*(UserAdmin.fieldsets or ()), _OWN)
+    add_fieldsets: ClassVar[Any] = (*UserAdmin.add_fieldsets, _OWN)
 
 
 @admin.register(ApiKey)

@@ -91,7 +91,7 @@ class Stack:
             self.check()
             if time.monotonic() > end:
                 raise NotReadyError(f"{what} was not ready after {limit_s:.0f} s: {missing}. See {self._var / 'log'}")
-            time.sleep(0.1)
+            time.sleep(0.25)
 
     def wait_ready(self, *, limit_s: float) -> None:
         """Wait until /health/ready says that everything works."""

@@ -1,19 +1,21 @@
 """Logs: one line an event on stderr, readable in development, JSON in production (LOG_FORMAT=json)."""
 
+from typing import Any
+
 import structlog
 
 from config.env import env_str
 
 LOG_FORMAT = env_str("LOG_FORMAT", "text")
 
-_SHARED = [
+_SHARED: list[Any] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
     structlog.stdlib.add_logger_name,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     structlog.processors.StackInfoRenderer(),
 ]
-_RENDER = {
+_RENDER: dict[str, list[Any]] = {
     "json": [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()],
     "text": [structlog.dev.ConsoleRenderer(colors=False)],
 }

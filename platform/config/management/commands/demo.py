@@ -21,6 +21,6 @@ class Command(BaseCommand):
             port=env_int("PORT", 8000),
             broker_url=env_str("REDIS_URL", "") or None,
             exit_when_ready=env_bool("DEMO_EXIT", False),
-            out=self.stdout,
+            out=sys.stdout,
         )
         sys.exit(status)
