@@ -15,7 +15,7 @@ class PersonAdmin(UserAdmin):
     list_display = ("username", "role", "is_active", "is_staff", "last_login")
     list_filter = ("role", "is_active", "is_staff")
     fieldsets: ClassVar[Any] = (*(UserAdmin.fieldsets or ()), _OWN)
-    add_fieldsets: ClassVar[Any] = (*UserAdmin.add_fieldsets, _OWN)
+    add_fieldsets: Any = (*UserAdmin.add_fieldsets, _OWN)
 
 
 @admin.register(ApiKey)
