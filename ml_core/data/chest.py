@@ -1,4 +1,4 @@
-"""Chest films as the model gets them: one square size, stretched grey values; labelled folders; what is no chest film."""
+"""Chest films as the model gets them (one size, stretched grey values), labelled folders, and what is no film."""
 
 import csv
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class LabelledFilm:
 
 
 def film_prepare(grey: Grey, *, size: int) -> Grey:
-    """Pad to a square, scale to size x size, stretch between the 0.5th and 99.5th percentile; a constant gives zeros."""
+    """Pad to a square, scale to size x size, stretch the 0.5th to the 99.5th percentile; a constant gives zeros."""
     height, width = grey.shape
     side = max(height, width)
     square = np.zeros((side, side), dtype=np.float32)
@@ -56,7 +56,7 @@ def box_on_image(
 
 
 def folder_read(labels: Path, *, images: Path, split: str | None = None) -> list[LabelledFilm]:
-    """Rows of a labels.csv (`image`, `labels` separated by `|`, optional patient, view, split) whose image is in `images`."""
+    """Rows of a labels.csv (image, labels separated by `|`, optional patient, view, split) whose image is there."""
     films = []
     with labels.open(newline="") as stream:
         for row in csv.DictReader(stream):
@@ -93,7 +93,9 @@ def other_render(seed: int, *, size: int = 256) -> Grey:
 
 
 def _constant(rng: np.random.Generator, size: int) -> Grey:
-    return np.full((size, size), rng.random(), dtype=np.float32) + rng.standard_normal((size, size)) * rng.choice([0, 1e-3, 0.02])
+    return np.full((size, size), rng.random(), dtype=np.float32) + rng.standard_normal((size, size)) * rng.choice(
+        [0, 1e-3, 0.02]
+    )
 
 
 def _white(rng: np.random.Generator, size: int) -> Grey:
@@ -152,7 +154,9 @@ def _slice(rng: np.random.Generator, size: int) -> Grey:
     grey -= 0.12 * (body - _ellipse(size, x=0.5, y=0.5, a=a * 0.93, b=b * 0.91))
     if rng.random() < 0.4:
         for sign in (-1, 1):
-            grey *= 1 - rng.uniform(0.7, 0.97) * _ellipse(size, x=0.5 + sign * a * 0.5, y=0.49, a=a * 0.36, b=b * 0.68, turn=0.2 * sign)
+            grey *= 1 - rng.uniform(0.7, 0.97) * _ellipse(
+                size, x=0.5 + sign * a * 0.5, y=0.49, a=a * 0.36, b=b * 0.68, turn=0.2 * sign
+            )
     for _ in range(int(rng.integers(3, 12))):
         x, y = 0.5 + rng.normal(0, a * 0.4), 0.5 + rng.normal(0, b * 0.4)
         part = _ellipse(size, x=x, y=y, a=rng.uniform(0.02, 0.13), b=rng.uniform(0.02, 0.1), turn=rng.uniform(0, 3))
@@ -167,7 +171,9 @@ def _head(rng: np.random.Generator, size: int) -> Grey:
     outer, inner = _ellipse(size, x=0.5, y=0.5, a=a, b=b), _ellipse(size, x=0.5, y=0.5, a=a * 0.92, b=b * 0.93)
     grey = (outer - inner) * rng.uniform(0.1, 1.0) + inner * (0.45 + 0.07 * smooth_noise(rng, size=size, cells=22))
     for sign in (-1, 1):
-        grey += rng.choice([-0.3, 0.35]) * _ellipse(size, x=0.5 + sign * 0.04, y=0.47, a=0.025, b=0.09, turn=0.25 * sign)
+        grey += rng.choice([-0.3, 0.35]) * _ellipse(
+            size, x=0.5 + sign * 0.04, y=0.47, a=0.025, b=0.09, turn=0.25 * sign
+        )
     return grey + 0.03 * gaussian_filter(rng.standard_normal((size, size)), 0.6)
 
 
@@ -181,9 +187,14 @@ def _limb(rng: np.random.Generator, size: int) -> Grey:
     thick = np.zeros_like(u)
     for i in range(count):
         at = (i - (count - 1) / 2) * rng.uniform(0.14, 0.2)
-        flesh, bone = rng.uniform(0.09, 0.2) / max(1, count - 1) ** 0.5, rng.uniform(0.04, 0.08) / max(1, count - 1) ** 0.5
+        flesh, bone = (
+            rng.uniform(0.09, 0.2) / max(1, count - 1) ** 0.5,
+            rng.uniform(0.04, 0.08) / max(1, count - 1) ** 0.5,
+        )
         joint = 1 + 0.5 * np.exp(-(((w - rng.normal(0, 0.1)) / 0.06) ** 2))
         thick += 0.9 * np.sqrt(np.clip(1 - ((u - at) / flesh) ** 2, 0, 1))
-        tube = np.sqrt(np.clip(1 - ((u - at) / (bone * joint)) ** 2, 0, 1)) - 0.6 * np.sqrt(np.clip(1 - ((u - at) / (bone * 0.6)) ** 2, 0, 1))
+        tube = np.sqrt(np.clip(1 - ((u - at) / (bone * joint)) ** 2, 0, 1)) - 0.6 * np.sqrt(
+            np.clip(1 - ((u - at) / (bone * 0.6)) ** 2, 0, 1)
+        )
         thick += 2.2 * tube * (np.abs(w - 0.02) > 0.012)
     return 1 - np.exp(-0.6 * thick) + 0.01 * rng.standard_normal((size, size))

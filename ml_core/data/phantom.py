@@ -59,7 +59,7 @@ def render(
         if box is not None:
             shown.append(_film_finding(disease, box))
     pixels = _expose(rays, build, rng)
-    report = report_write(tuple(shown), build, rng)
+    report = report_write(tuple(shown), rng)
     return Film(pixels=pixels, findings=tuple(shown), report=report, body=build, seed=seed)
 
 

@@ -176,7 +176,11 @@ def _heart(body: Body, x: Map, v: Map) -> Map:
 
 def _soft(body: Body, x: Map, v: Map, ax: Map) -> Map:
     shoulder = _step(v + 0.74, 0.045)
-    half = 0.19 + shoulder * (0.64 + 0.24 * body.habitus - 0.10 * np.clip(v, 0, 1)) + 0.25 * _step(-0.45 - v, 0.08) * shoulder
+    half = (
+        0.19
+        + shoulder * (0.64 + 0.24 * body.habitus - 0.10 * np.clip(v, 0, 1))
+        + 0.25 * _step(-0.45 - v, 0.08) * shoulder
+    )
     outline = np.sqrt(np.clip(1 - (ax / half) ** 2, 0, 1))
     depth = (9.0 + shoulder * 12.5 * body.habitus) * (1 + 0.12 * np.clip(v - 0.3, 0, 1))
     soft = outline * depth * _step(half - ax, 0.01)

@@ -27,7 +27,13 @@ _RATES = {  # share of abnormal films that have it, at the bedside (AP) and stan
     "opacity": (0.18, 0.14), "atelectasis": (0.25, 0.14), "edema": (0.22, 0.08), "cardiomegaly": (0.24, 0.20),
     "nodule": (0.07, 0.15), "fracture": (0.07, 0.07), "thickening": (0.05, 0.06), "mediastinum": (0.07, 0.06),
 }  # fmt: skip
-_DEVICES = {"tube": (0.22, 0.0), "line": (0.34, 0.05), "gastric": (0.20, 0.0), "pacemaker": (0.10, 0.07), "leads": (0.45, 0.03)}
+_DEVICES = {
+    "tube": (0.22, 0.0),
+    "line": (0.34, 0.05),
+    "gastric": (0.20, 0.0),
+    "pacemaker": (0.10, 0.07),
+    "leads": (0.45, 0.03),
+}
 NAMES = {
     "effusion": "Pleural Effusion", "pneumothorax": "Pneumothorax", "consolidation": "Consolidation",
     "pneumonia": "Pneumonia", "opacity": "Lung Opacity", "atelectasis": "Atelectasis", "edema": "Edema",
@@ -52,7 +58,11 @@ def disease_sample(rng: np.random.Generator, *, view: str, normal: float = 0.35)
 def disease_make(rng: np.random.Generator, kind: str, *, side: str | None = None) -> Disease:
     """One finding of `kind` with side, zone and severity drawn; faint ones may be read as uncertain."""
     severity = float(rng.uniform(0.15, 1.0))
-    uncertain = kind not in ("leads", "tube", "line", "gastric", "pacemaker", "fracture") and severity < 0.38 and rng.random() < 0.7
+    uncertain = (
+        kind not in ("leads", "tube", "line", "gastric", "pacemaker", "fracture")
+        and severity < 0.38
+        and rng.random() < 0.7
+    )
     if kind in ("edema", "cardiomegaly", "mediastinum", "tube", "gastric", "leads"):
         drawn = ""
     elif kind == "effusion":
@@ -254,7 +264,13 @@ def _tube(rays: Rays, body: Body, disease: Disease, rng: np.random.Generator, si
 
 def _line(rays: Rays, body: Body, disease: Disease, rng: np.random.Generator, sign: int) -> Map:
     start = (sign * rng.uniform(0.5, 0.8), rng.uniform(-0.75, -0.55)) if rng.random() < 0.6 else (sign * 0.18, -0.98)
-    path = [start, (sign * 0.3, body.clavicle - 0.02), (sign * 0.12, -0.50), (-0.09, -0.38), (-0.085, rng.uniform(-0.15, 0.05))]
+    path = [
+        start,
+        (sign * 0.3, body.clavicle - 0.02),
+        (sign * 0.12, -0.50),
+        (-0.09, -0.38),
+        (-0.085, rng.uniform(-0.15, 0.05)),
+    ]
     return _draw(rays, [(_curve(path), 0.010)], metal=0.45)
 
 
@@ -284,7 +300,9 @@ def _curve(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """A smooth path through the points (chords parametrised by length, quadratic smoothing of corners)."""
     path = np.array(points, dtype=np.float64)
     for _ in range(3):  # Chaikin's corner cutting
-        inner = np.stack([0.75 * path[:-1] + 0.25 * path[1:], 0.25 * path[:-1] + 0.75 * path[1:]], axis=1).reshape(-1, 2)
+        inner = np.stack([0.75 * path[:-1] + 0.25 * path[1:], 0.25 * path[:-1] + 0.75 * path[1:]], axis=1).reshape(
+            -1, 2
+        )
         path = np.concatenate([path[:1], inner, path[-1:]])
     return [(float(x), float(v)) for x, v in path]
 

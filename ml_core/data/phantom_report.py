@@ -1,16 +1,13 @@
 """Reports on simulated films in varied radiologists' wording: one sentence a finding, each with its state known."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from ml_core.contracts import FindingState, Section
 from ml_core.data.findings import FINDINGS, NO_FINDING
 from ml_core.data.phantom_wording import DEVICES, IMPRESSION, MENTIONED, NEGATIVE, POSITIVE, UNCERTAIN, WHOLE_NORMAL
-
-if TYPE_CHECKING:
-    from ml_core.data.phantom_body import Body
 
 
 class Shown(Protocol):
@@ -61,7 +58,7 @@ class Report:
     @property
     def states(self) -> dict[str, FindingState]:
         """State of each of the 14 findings as the report says it."""
-        said = {name: FindingState.ABSENT for name in FINDINGS}
+        said = dict.fromkeys(FINDINGS, FindingState.ABSENT)
         for sentence in self.sentences:
             said[sentence.finding] = sentence.state
         return said
@@ -85,8 +82,8 @@ ORDER: tuple[str, ...] = (
 _LUNG = {"Consolidation", "Pneumonia", "Atelectasis", "Edema", "Lung Lesion"}
 
 
-def report_write(shown: tuple[Shown, ...], body: "Body | None", rng: np.random.Generator) -> Report:
-    """A report that mentions everything shown, and some of what is not there. `body` is for views and age (unused: None)."""
+def report_write(shown: tuple[Shown, ...], rng: np.random.Generator) -> Report:
+    """A report that mentions everything shown, and some of what is not there."""
     by_name: dict[str, list[Shown]] = {}
     for item in shown:
         by_name.setdefault(item.name, []).append(item)
@@ -141,12 +138,7 @@ def _pick(bank: tuple[str, ...], rng: np.random.Generator) -> str:
 
 def _fill(template: str, item: Shown, rng: np.random.Generator) -> str:
     """Put side, place and size into a template; what is not known leaves no gap."""
-    both = item.side == "bilateral"
-    text = template
-    if both and "[" in text:  # [singular|plural]
-        text = _choose(text, 1)
-    else:
-        text = _choose(text, 0)
+    text = _choose(template, int(item.side == "bilateral"))
     text = text.replace("{side} ", f"{item.side} " if item.side else "")
     text = text.replace(" {in}", _where(item, rng)).replace("{size} ", _size(item.severity, rng))
     return text[0].upper() + text[1:]
@@ -171,7 +163,9 @@ def _where(item: Shown, rng: np.random.Generator) -> str:
     if not item.side:
         return ""
     if item.side == "bilateral":
-        return {"lower": " at both lung bases", "mid": " in both mid lungs", "upper": " in both upper lobes"}.get(item.zone, " in both lungs")
+        return {"lower": " at both lung bases", "mid": " in both mid lungs", "upper": " in both upper lobes"}.get(
+            item.zone, " in both lungs"
+        )
     if item.zone == "lower":
         return f" {('at the', 'in the')[int(rng.random() < 0.4)]} {item.side} lung base"
     if item.zone:

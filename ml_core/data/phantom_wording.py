@@ -100,7 +100,11 @@ UNCERTAIN: dict[str, tuple[str, ...]] = {
 
 NEGATIVE: dict[str, tuple[str, ...]] = {
     "Lung Opacity": ("The lungs are clear.", "No pulmonary opacity.", "The lungs are clear bilaterally."),
-    "Consolidation": ("No focal consolidation.", "There is no airspace consolidation.", "No lobar consolidation is seen."),
+    "Consolidation": (
+        "No focal consolidation.",
+        "There is no airspace consolidation.",
+        "No lobar consolidation is seen.",
+    ),
     "Pneumonia": ("No evidence of pneumonia.", "There is no pneumonia."),
     "Atelectasis": ("No atelectasis.", "There is no atelectasis."),
     "Edema": ("No pulmonary edema.", "There is no pulmonary edema.", "No evidence of edema."),
@@ -108,7 +112,11 @@ NEGATIVE: dict[str, tuple[str, ...]] = {
     "Pleural Effusion": ("No pleural effusion.", "There is no pleural effusion.", "No evidence of pleural effusion."),
     "Pneumothorax": ("No pneumothorax.", "There is no pneumothorax.", "No evidence of pneumothorax."),
     "Pleural Other": ("No pleural thickening.", "There is no pleural thickening."),
-    "Cardiomegaly": ("The heart is normal in size.", "Heart size is normal.", "The cardiac silhouette is not enlarged."),
+    "Cardiomegaly": (
+        "The heart is normal in size.",
+        "Heart size is normal.",
+        "The cardiac silhouette is not enlarged.",
+    ),
     "Enlarged Cardiomediastinum": ("The mediastinal contour is normal.", "The mediastinum is not widened."),
     "Fracture": ("No acute fracture.", "No displaced rib fracture.", "There is no fracture."),
     "Support Devices": ("No support devices.", "No lines or tubes are seen."),

@@ -48,7 +48,10 @@ class ReportTokenizer:
         tokenizer.decoder = decoders.ByteLevel()
         names = ["[PAD]", "[STOP]", *(f"[{c.section.value}|{c.finding}|{c.state.value}]" for c in _CONTROLS)]
         trainer = trainers.BpeTrainer(
-            vocab_size=vocabulary, special_tokens=names, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+            vocab_size=vocabulary,
+            special_tokens=names,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
         )
         tokenizer.train_from_iterator(texts, trainer)
         return cls(tokenizer.to_str())

@@ -41,7 +41,7 @@ class CnnTeacher(nn.Module):
 
 
 def stem_weights_load(model: nn.Module, tensors: dict[str, Tensor]) -> int:
-    """Copy ImageNet weights (timm's names, three input channels) into the convolutions that `model` has; returns how many.
+    """Copy ImageNet weights (timm's names, three input channels) into the modules of `model`; returns how many.
 
     The first convolution gets the sum over the colour channels: a grey picture is three equal ones.
     """

@@ -22,10 +22,10 @@ STATES = 4  # positive, negative, uncertain, absent: the order of contracts.Find
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportStudentConfig:
-    """Geometry. `encoder` is any timm ViT; `stem` a timm EfficientNet whose first `stem_stages` stages embed the patches."""
+    """Geometry. `encoder`: any timm ViT; `stem`: a timm EfficientNet whose first `stem_stages` stages embed patches."""
 
     vocabulary: int
-    image_size: int = 224
+    image_size: int = 256
     encoder: str = "vit_tiny_patch16_224"
     encoder_depth: int = 8
     stem: str = "tf_efficientnet_lite0"
@@ -34,7 +34,7 @@ class ReportStudentConfig:
     decoder_width: int = 256
     decoder_heads: int = 4
     decoder_ffn: int = 1024
-    max_tokens: int = 224
+    max_tokens: int = 160
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,9 +58,16 @@ class StemEmbed(nn.Module):
     """Patch embedding by the first stages of an EfficientNet (stride 16), in the place of timm's PatchEmbed."""
 
     def __init__(
-        self, img_size: int = 224, patch_size: int = 16, in_chans: int = 1, embed_dim: int = 192, *, stem: str, stages: int,
+        self,
+        img_size: int = 224,
+        patch_size: int = 16,
+        in_chans: int = 1,
+        embed_dim: int = 192,
+        *,
+        stem: str,
+        stages: int,
         **_: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         net = timm_import().create_model(stem, in_chans=in_chans, num_classes=0)
         self.conv_stem, self.bn1 = net.conv_stem, net.bn1
@@ -119,10 +126,14 @@ class ReportStudent(nn.Module):
         states = torch.einsum("bfe,fse->bfs", contexts, self.state_weight) + self.state_bias
         side = math.isqrt(patches.shape[1])
         return Seen(
-            tokens=tokens, layers=layers, gate=self.gate(patches.mean(1)).squeeze(-1), states=states,
-            attention=attention.unflatten(-1, (side, side)), memory=self.memory_proj(tokens),
+            tokens=tokens,
+            layers=layers,
+            gate=self.gate(patches.mean(1)).squeeze(-1),
+            states=states,
+            attention=attention.unflatten(-1, (side, side)),
+            memory=self.memory_proj(tokens),
             contexts=self.context_proj(contexts),
-        )  # fmt: skip
+        )
 
     def _encode(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         net = self.encoder
@@ -134,7 +145,7 @@ class ReportStudent(nn.Module):
         return net.norm(x), tuple(layers)
 
     def memory(self, seen: Seen, states: Tensor) -> Tensor:
-        """What the decoder reads (b t+f d): the image's tokens, and each finding's context with its decided state (b f)."""
+        """What the decoder reads (b t+f d): the image's tokens, each finding's context with its decided state (b f)."""
         offset = torch.arange(len(FINDINGS), device=states.device) * STATES
         decided = seen.contexts + self.state_embed(states + offset)
         return self.memory_norm(torch.cat([seen.memory, decided], dim=1))
@@ -147,9 +158,11 @@ class ReportStudent(nn.Module):
         return self.output(self.decoder_norm(x))
 
     @torch.inference_mode()
-    def decode_plan(self, memory: Tensor, plans: Sequence[Sequence[int]], *, stop: int, limit: int = 40) -> list["Written"]:
-        """Write greedily under a plan: each row's control tokens are fed in order, and after each the model writes until
-        `stop` or `limit` tokens. Keys and values of the memory are computed once, those of the text kept in a static cache.
+    def decode_plan(
+        self, memory: Tensor, plans: Sequence[Sequence[int]], *, stop: int, limit: int = 40
+    ) -> list["Written"]:
+        """Write greedily under a plan: each row's control tokens are fed in order; after each the model writes until
+        `stop` or `limit` tokens. Keys and values of the memory are computed once, the text's go into a static cache.
         """
         rows = [_Row(plan=list(plan)) for plan in plans]
         cross = [block.cross.context(memory) for block in self.decoder]
@@ -161,7 +174,10 @@ class ReportStudent(nn.Module):
                 x = block(x, kv=kv, cache=cache)
             best = self.output(self.decoder_norm(x[:, 0])).float().log_softmax(-1).max(-1)
             values, picks = best.values.tolist(), best.indices.tolist()
-            fed = [row.take(pick, value, stop=stop, limit=limit) for row, pick, value in zip(rows, picks, values, strict=True)]
+            fed = [
+                row.take(pick, value, stop=stop, limit=limit)
+                for row, pick, value in zip(rows, picks, values, strict=True)
+            ]
             if all(row.done for row in rows):
                 break
             tokens = torch.tensor(fed, device=memory.device)
@@ -170,9 +186,13 @@ class ReportStudent(nn.Module):
     def _cache(self, memory: Tensor) -> KVCache:
         config = self.config
         return KVCache.empty(
-            b=memory.shape[0], h=config.decoder_heads, max_n=config.max_tokens, device=memory.device, dtype=memory.dtype,
+            b=memory.shape[0],
+            h=config.decoder_heads,
+            max_n=config.max_tokens,
+            device=memory.device,
+            dtype=memory.dtype,
             k=config.decoder_width // config.decoder_heads,
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -226,13 +246,23 @@ class _Row:
 
 def _decoder_block(config: ReportStudentConfig) -> Block:
     return Block(
-        config.decoder_width, config.decoder_heads, config.decoder_ffn, max_n=config.max_tokens, causal=True, dropout=0.1,
+        config.decoder_width,
+        config.decoder_heads,
+        config.decoder_ffn,
+        max_n=config.max_tokens,
+        causal=True,
+        dropout=0.1,
         d_context=config.decoder_width,
-    )  # fmt: skip
+    )
 
 
 def _encoder(config: ReportStudentConfig) -> Any:
-    options: dict[str, Any] = {"img_size": config.image_size, "in_chans": 1, "num_classes": 0, "depth": config.encoder_depth}
+    options: dict[str, Any] = {
+        "img_size": config.image_size,
+        "in_chans": 1,
+        "num_classes": 0,
+        "depth": config.encoder_depth,
+    }
     if config.stem:
         options["embed_layer"] = partial(StemEmbed, stem=config.stem, stages=config.stem_stages)
     return timm_import().create_model(config.encoder, **options)

@@ -75,12 +75,14 @@ class Films:
 
 
 def fit(spec: RunSpec, folder: Path, log: "EventLog") -> tuple[ReportStudent, ReportTokenizer, dict[str, object]]:
-    """Everything up to the float student: returns it with its tokenizer and its decision rules (thresholds, figures)."""
+    """Everything up to the float student: returns it with its tokenizer and its decision rules."""
     params = from_mapping(ReportParams, spec.params, where="params")
     seed_all(spec.seed)
     log.stage("films", index=1, of=5)
     tokenizer = tokenizer_train(spec.seed)
-    config = ReportStudentConfig(vocabulary=tokenizer.size, image_size=params.image_size, encoder_depth=params.encoder_depth)
+    config = ReportStudentConfig(
+        vocabulary=tokenizer.size, image_size=params.image_size, encoder_depth=params.encoder_depth
+    )
     films = films_gather(spec, folder, params, tokenizer, config)
     log.log(f"{len(films.train)} films to learn from, {len(films.held_out)} labelled ones held out")
     log.stage("teacher", index=2, of=5)
@@ -105,7 +107,7 @@ def tokenizer_train(seed: int, *, reports: int = 4000) -> ReportTokenizer:
     texts = []
     for index in range(reports):
         diseases = disease_sample(rng, view="AP" if index % 2 else "PA")
-        texts += [sentence.text for sentence in report_write(diseases, None, rng).sentences]
+        texts += [sentence.text for sentence in report_write(diseases, rng).sentences]
     return ReportTokenizer.train(texts)
 
 
@@ -119,7 +121,9 @@ def films_gather(
 
     def simulate(first: int, count: int) -> FilmSet:
         seeds = range(start + first, start + first + count)
-        return films_simulate(seeds, size=size, tokenizer=tokenizer, tokens=tokens, wordings=wordings, processes=processes)
+        return films_simulate(
+            seeds, size=size, tokenizer=tokenizer, tokens=tokens, wordings=wordings, processes=processes
+        )
 
     parts = [simulate(0, params.phantoms)]
     check = simulate(params.phantoms, max(64, params.phantoms // 40))
@@ -136,9 +140,12 @@ def films_gather(
     parts.append(films_plain(others, kind=OTHER, tokens=tokens, wordings=wordings))
     everything = [*kept, *held]
     return Films(
-        train=films_join(parts), held_out=held, held_out_films=films_labelled(held, **make) if held else None,
-        simulated_check=check, positives={name: sum(name in film.names for film in everything) for name in FINDINGS},
-    )  # fmt: skip
+        train=films_join(parts),
+        held_out=held,
+        held_out_films=films_labelled(held, **make) if held else None,
+        simulated_check=check,
+        positives={name: sum(name in film.names for film in everything) for name in FINDINGS},
+    )
 
 
 def rules_choose(student: ReportStudent, films: Films, *, device: str) -> dict[str, object]:
@@ -159,9 +166,13 @@ def rules_choose(student: ReportStudent, films: Films, *, device: str) -> dict[s
         elif name != NO_FINDING:
             hedges[name] = float(max(0.5, np.quantile(scores[:, index], 0.97)))
     return {
-        "thresholds": thresholds, "hedges": hedges, "gate": 0.5, "basis": "real" if real else "simulated",
-        "positives": films.positives, "auc": auc_mean(truth, scores),
-    }  # fmt: skip
+        "thresholds": thresholds,
+        "hedges": hedges,
+        "gate": 0.5,
+        "basis": "real" if real else "simulated",
+        "positives": films.positives,
+        "auc": auc_mean(truth, scores),
+    }
 
 
 def best_threshold(truth: np.ndarray, scores: np.ndarray) -> float:
@@ -221,7 +232,9 @@ def _pictures(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
 
 
-def _teacher(films: Films, params: ReportParams, seed: int, stem: dict[str, torch.Tensor], log: "EventLog") -> CnnTeacher:
+def _teacher(
+    films: Films, params: ReportParams, seed: int, stem: dict[str, torch.Tensor], log: "EventLog"
+) -> CnnTeacher:
     teacher = CnnTeacher()
     if stem:
         log.log(f"{stem_weights_load(teacher.net, stem)} tensors of the teacher start from ImageNet")
@@ -232,16 +245,25 @@ def _teacher(films: Films, params: ReportParams, seed: int, stem: dict[str, torc
 
 
 def _student(
-    films: Films, config: ReportStudentConfig, params: ReportParams, seed: int, teacher: CnnTeacher,
-    stem: dict[str, torch.Tensor], log: "EventLog",
-) -> ReportStudent:  # fmt: skip
+    films: Films,
+    config: ReportStudentConfig,
+    params: ReportParams,
+    seed: int,
+    teacher: CnnTeacher,
+    stem: dict[str, torch.Tensor],
+    log: "EventLog",
+) -> ReportStudent:
     student = ReportStudent(config)
     if stem:
         log.log(f"{stem_weights_load(student.encoder.patch_embed, stem)} tensors of the stem start from ImageNet")
     options = FitOptions(
-        steps=params.student_steps, batch=params.batch, rate=params.rate, device=params.device, seed=seed + 1,
+        steps=params.student_steps,
+        batch=params.batch,
+        rate=params.rate,
+        device=params.device,
+        seed=seed + 1,
         every=max(1, params.student_steps // 40),
-    )  # fmt: skip
+    )
     marks = {params.student_steps * share // 4 for share in (1, 2, 3, 4)}
 
     def check(model: ReportStudent, step: int) -> None:
@@ -251,7 +273,7 @@ def _student(
     return student_fit(student, teacher, films.train, options, _reporter(log, options, 1), check=check)
 
 
-def _reporter(log: "EventLog", options: FitOptions, epochs: int):  # noqa: ANN202
+def _reporter(log: "EventLog", options: FitOptions, epochs: int):
     def report(step: int, loss: float, rate: float, alpha: float, align: dict[str, float]) -> None:
         log.step(step, steps=options.steps, epoch=1, epochs=epochs, loss=loss, alpha=alpha, lr=rate, align=align)
 
@@ -261,7 +283,10 @@ def _reporter(log: "EventLog", options: FitOptions, epochs: int):  # noqa: ANN20
 def _figures(model: torch.nn.Module, films: Films, device: str) -> dict[str, float]:
     """Mean ROC-AUC on the labelled films held out and on simulated films not learnt from."""
     check = films.simulated_check
-    figures = {f"sim/{k}": v for k, v in auc_mean(presence(check), presence_predict(model, check.images, device=device)).items()}
+    figures = {
+        f"sim/{k}": v
+        for k, v in auc_mean(presence(check), presence_predict(model, check.images, device=device)).items()
+    }
     if films.held_out_films is not None:
         scores = presence_predict(model, films.held_out_films.images, device=device)
         truth = labels_matrix(films.held_out)

@@ -1,4 +1,4 @@
-"""Films to train the radiology student on: simulated ones with truth, labelled and unlabelled real ones, and what is none."""
+"""Films to train the radiology student on: simulated with truth, real labelled and unlabelled, and what is none."""
 
 from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -67,7 +67,7 @@ def _simulate_chunk(job: tuple[list[int], int, str, int, int]) -> FilmSet:
 
 def _simulated(film: Film, size: int, tokenizer: ReportTokenizer, tokens: int, wordings: int) -> FilmSet:
     rng = np.random.default_rng([film.seed, 23])
-    reports = [film.report, *(report_write(film.findings, film.body, rng) for _ in range(wordings - 1))]
+    reports = [film.report, *(report_write(film.findings, rng) for _ in range(wordings - 1))]
     boxes = np.zeros((1, len(FINDINGS), 4), dtype=np.float32)
     for finding in film.findings:
         boxes[0, INDEX[finding.name]] = _union(boxes[0, INDEX[finding.name]], finding.box)
@@ -95,7 +95,7 @@ def films_labelled(
     parts = []
     for film in films:
         mentions = tuple(Mention(name=name) for name in sorted(film.names) if name != "No Finding")
-        reports = [report_write(mentions, None, rng) for _ in range(wordings)]
+        reports = [report_write(mentions, rng) for _ in range(wordings)]
         parts.append(_one(file_prepare(film.path, size=size), LABELLED, reports, known, boxes, tokenizer, tokens))
     return films_join(parts)
 
@@ -127,7 +127,10 @@ def presence(films: FilmSet) -> NDArray[np.float32]:
     """1 where a finding is positive or uncertain (n 14)."""
     limit = STATE_INDEX[FindingState.ABSENT]
     state = films.states[:, 0]
-    return ((state == STATE_INDEX[FindingState.POSITIVE]) | ((state != limit) & (state == STATE_INDEX[FindingState.UNCERTAIN]))).astype(np.float32)
+    return (
+        (state == STATE_INDEX[FindingState.POSITIVE])
+        | ((state != limit) & (state == STATE_INDEX[FindingState.UNCERTAIN]))
+    ).astype(np.float32)
 
 
 def labels_matrix(films: Sequence[LabelledFilm]) -> NDArray[np.float32]:
@@ -136,15 +139,24 @@ def labels_matrix(films: Sequence[LabelledFilm]) -> NDArray[np.float32]:
 
 
 def _one(
-    image: NDArray[np.float32], kind: int, reports: list[Report], known: NDArray[np.bool_], boxes: NDArray[np.float32],
-    tokenizer: ReportTokenizer, tokens: int,
-) -> FilmSet:  # fmt: skip
+    image: NDArray[np.float32],
+    kind: int,
+    reports: list[Report],
+    known: NDArray[np.bool_],
+    boxes: NDArray[np.float32],
+    tokenizer: ReportTokenizer,
+    tokens: int,
+) -> FilmSet:
     states = np.asarray([[STATE_INDEX[report.states[name]] for name in FINDINGS] for report in reports], dtype=np.int8)
     texts = np.full((len(reports), tokens), PAD, dtype=np.int16)
     for row, report in enumerate(reports):
         ids = tokenizer.encode_report(report, limit=tokens)
         texts[row, : len(ids)] = ids
     return FilmSet(
-        images=np.round(image * 255).astype(np.uint8)[None], kind=np.asarray([kind], dtype=np.int8), states=states[None],
-        known=known[None], boxes=boxes, texts=texts[None],
-    )  # fmt: skip
+        images=np.round(image * 255).astype(np.uint8)[None],
+        kind=np.asarray([kind], dtype=np.int8),
+        states=states[None],
+        known=known[None],
+        boxes=boxes,
+        texts=texts[None],
+    )

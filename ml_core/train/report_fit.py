@@ -21,7 +21,7 @@ from ml_core.train.report_films import LABELLED, OTHER, SIMULATED, UNLABELLED, F
 from ml_core.train.report_losses import box_loss, gate_loss, pictures_vary, states_loss, text_loss
 
 _SHARES_TEACHER = {SIMULATED: 0.4, LABELLED: 0.6}
-_SHARES_STUDENT = {SIMULATED: 0.42, LABELLED: 0.32, UNLABELLED: 0.10, OTHER: 0.16}
+_SHARES_STUDENT = {SIMULATED: 0.50, LABELLED: 0.22, UNLABELLED: 0.12, OTHER: 0.16}
 _HEAVY = 2.0  # weight of a labelled film's findings: there are few of them
 
 
@@ -71,9 +71,13 @@ class FilmBatches:
         images = self.images[index, None].float() / 255
         images = pictures_vary(images, move=(kind != SIMULATED).float(), generator=self.generator)
         return FilmBatch(
-            images=images, kind=kind, states=self.states[index, wording], known=self.known[index],
-            boxes=self.boxes[index], texts=self.texts[index, wording],
-        )  # fmt: skip
+            images=images,
+            kind=kind,
+            states=self.states[index, wording],
+            known=self.known[index],
+            boxes=self.boxes[index],
+            texts=self.texts[index, wording],
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,9 +123,15 @@ def teacher_fit(teacher: CnnTeacher, films: FilmSet, options: FitOptions, report
 
 
 def student_fit(
-    student: ReportStudent, teacher: nn.Module, films: FilmSet, options: FitOptions, report: Progress,
-    *, config: DFADConfig | None = None, check: Callable[[ReportStudent, int], None] | None = None,
-) -> ReportStudent:  # fmt: skip
+    student: ReportStudent,
+    teacher: nn.Module,
+    films: FilmSet,
+    options: FitOptions,
+    report: Progress,
+    *,
+    config: DFADConfig | None = None,
+    check: Callable[[ReportStudent, int], None] | None = None,
+) -> ReportStudent:
     """Fit the student by DFAD from `teacher` (a CnnTeacher or a student); returns its running average, in eval mode."""
     batches = FilmBatches(films, _SHARES_STUDENT, device=options.device, seed=options.seed)
     student.to(options.device).train()
@@ -130,9 +140,12 @@ def student_fit(
     width = student.encoder.embed_dim
     layers, pooled = _teacher_widths(teacher)
     dfad = DFAD(
-        config or DFADConfig(alpha=0.4), layers, (width,) * student.config.encoder_depth,
-        teacher_pooled=pooled, student_pooled=width,
-    ).to(options.device)  # fmt: skip
+        config or DFADConfig(alpha=0.4),
+        layers,
+        (width,) * student.config.encoder_depth,
+        teacher_pooled=pooled,
+        student_pooled=width,
+    ).to(options.device)
     loop = _Loop(student, [student, dfad], options)
     for step in range(options.steps):
         batch = batches.draw(options.batch)
@@ -175,21 +188,30 @@ def _task(student: ReportStudent, seen: Seen, batch: FilmBatch) -> Tensor:
 
 def _seen_rows(seen: Seen, rows: Tensor) -> Seen:
     return Seen(
-        tokens=seen.tokens[rows], layers=(), gate=seen.gate[rows], states=seen.states[rows],
-        attention=seen.attention[rows], memory=seen.memory[rows], contexts=seen.contexts[rows],
-    )  # fmt: skip
+        tokens=seen.tokens[rows],
+        layers=(),
+        gate=seen.gate[rows],
+        states=seen.states[rows],
+        attention=seen.attention[rows],
+        memory=seen.memory[rows],
+        contexts=seen.contexts[rows],
+    )
 
 
 def _student_features(seen: Seen) -> Features:
     layers = tuple(layer[:, 1:].float() for layer in seen.layers)
-    return Features(layers=layers, pooled=seen.tokens[:, 0].float(), logits=presence_logit(seen.states.float())[..., None])
+    return Features(
+        layers=layers, pooled=seen.tokens[:, 0].float(), logits=presence_logit(seen.states.float())[..., None]
+    )
 
 
 def _teacher_features(teacher: nn.Module, images: Tensor, *, side: int) -> Features:
     if isinstance(teacher, ReportStudent):
         return _student_features(teacher.forward_seen(images))
     layers, pooled, logits = teacher.features(images, side=side)
-    return Features(layers=tuple(layer.float() for layer in layers), pooled=pooled.float(), logits=logits.float()[..., None])
+    return Features(
+        layers=tuple(layer.float() for layer in layers), pooled=pooled.float(), logits=logits.float()[..., None]
+    )
 
 
 def _teacher_widths(teacher: nn.Module) -> tuple[tuple[int, ...], int]:

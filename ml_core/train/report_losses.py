@@ -25,7 +25,7 @@ def gate_loss(seen: Seen, kind: Tensor) -> Tensor:
 
 
 def box_loss(seen: Seen, boxes: Tensor) -> Tensor:
-    """−log of the attention inside the box, for findings (b 14 4) that have one: where to look is taught where it is known."""
+    """−log of the attention inside the box, for findings (b 14 4) that have one: where it is known it is taught."""
     side = seen.attention.shape[-1]
     at = (torch.arange(side, device=boxes.device) + 0.5) / side
     half = 0.5 / side
@@ -46,7 +46,7 @@ def text_loss(logits: Tensor, text: Tensor) -> Tensor:
 
 
 def pictures_vary(images: Tensor, *, move: Tensor, generator: torch.Generator) -> Tensor:
-    """Vary images (b 1 h w): grey values, noise and blur for all; rotation, scale, shift and mirror where `move` (b)."""
+    """Vary images (b 1 h w): grey values, noise, blur for all; rotation, scale, shift and mirror where `move` (b)."""
     b, device = images.shape[0], images.device
 
     def uniform(low: float, high: float) -> Tensor:

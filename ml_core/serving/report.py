@@ -1,0 +1,241 @@
+"""Drafting reports: studies in, one draft a study out, up to 16 images in one call of the model."""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ml_core import artifacts
+from ml_core.config import from_mapping
+from ml_core.contracts import Draft, DraftRequest, DraftResult, Finding, FindingState, ModelKind, Sentence, StudyInput
+from ml_core.data.chest import box_on_image, film_prepare
+from ml_core.data.dicom import Grey, image_read
+from ml_core.data.findings import FINDINGS, INDEX, NO_FINDING
+from ml_core.data.labeller import label_sentence, sentences_split
+from ml_core.data.report_tokens import STATE_INDEX, STOP, ReportTokenizer
+from ml_core.errors import ArtifactError, ImageError
+from ml_core.models.cnn_teacher import presence_logit
+from ml_core.models.report_rules import Rules, plan_make, states_decide
+from ml_core.models.report_student import ReportStudent, ReportStudentConfig, Seen, Written
+from ml_core.quant import load_quantized
+
+TOKENIZER = "tokenizer.json"
+BATCH = 16  # images, and drafts, of one call of the model
+T = TypeVar("T")
+_TOLD = (FindingState.POSITIVE, FindingState.UNCERTAIN)
+_NOT_CHEST = "This does not look like a frontal chest radiograph, so no draft was written."
+_BLANK = "The image is blank: it shows one grey value only, so no draft was written."
+
+
+class ReportDrafter:
+    """A loaded report student. Safe to share: it keeps nothing between calls."""
+
+    def __init__(self, folder: Path | str) -> None:
+        """Raises ArtifactError when the folder is no artifact of this kind or is damaged."""
+        root = Path(folder)
+        manifest = artifacts.read(root)
+        if manifest.kind is not ModelKind.REPORT:
+            raise ArtifactError(f"{root} holds a {manifest.kind} model, not a report model")
+        self.digest = manifest.digest
+        self.config = from_mapping(ReportStudentConfig, manifest.config["student"], where="config.student")
+        self.rules = from_mapping(Rules, manifest.config["rules"], where="config.rules")
+        self.tokenizer = ReportTokenizer((root / TOKENIZER).read_text())
+        student = ReportStudent(self.config)
+        tensors = {name: _widened(tensor) for name, tensor in artifacts.load_tensors(root).items()}
+        self.student = load_quantized(student, tensors).eval()
+
+    def draft(self, request: DraftRequest) -> DraftResult:
+        """Draft one report a study; a study that cannot be drafted is declined with its reason, the others go on."""
+        started = time.monotonic()
+        pictures = [_read(study, number, size=self.config.image_size) for number, study in enumerate(request.studies)]
+        flat = [picture for study in pictures for picture in study if picture.film is not None]
+        for chunk in _chunks(flat, BATCH):
+            self._look(chunk)
+        drafts: list[Draft | None] = [self._decline(study, pictures[i]) for i, study in enumerate(request.studies)]
+        todo = [index for index, draft in enumerate(drafts) if draft is None]
+        for chunk in _chunks(todo, BATCH):
+            views = [_View.of([p for p in pictures[index] if p.gate >= self.rules.gate], self.rules) for index in chunk]
+            for index, view, written in zip(chunk, views, self._write(views), strict=True):
+                drafts[index] = self._draft(request.studies[index].key, view, written)
+        return DraftResult(
+            model_digest=self.digest,
+            drafts=tuple(draft for draft in drafts if draft),
+            seconds=time.monotonic() - started,
+        )
+
+    @torch.inference_mode()
+    def _look(self, pictures: Sequence["_Picture"]) -> None:
+        """One pass of the encoder over up to 16 images; each picture gets what was seen on it."""
+        images = torch.from_numpy(np.stack([picture.film for picture in pictures if picture.film is not None]))
+        seen = self.student.forward_seen(images[:, None])
+        gates, presence, states = seen.gate.sigmoid(), presence_logit(seen.states).sigmoid(), seen.states.softmax(-1)
+        for row, picture in enumerate(pictures):
+            blank = float(picture.film.max()) == 0.0 if picture.film is not None else True
+            picture.gate = 0.0 if blank else float(gates[row])
+            picture.reason = _BLANK if blank else "" if picture.gate >= self.rules.gate else _NOT_CHEST
+            picture.presence, picture.states = presence[row].numpy(), states[row].numpy()
+            picture.attention = seen.attention[row].numpy()
+            picture.seen = _row(seen, row)
+
+    def _decline(self, study: StudyInput, pictures: Sequence["_Picture"]) -> Draft | None:
+        if any(picture.gate >= self.rules.gate for picture in pictures):
+            return None
+        reasons = list(dict.fromkeys(picture.reason for picture in pictures)) or ["The study has no images."]
+        return Draft(study_key=study.key, declined=True, declined_reason=" ".join(reasons))
+
+    @torch.inference_mode()
+    def _write(self, views: Sequence["_View"]) -> list[Written]:
+        seen = _stack([view.lead.seen for view in views if view.lead.seen is not None])
+        decided = torch.tensor([[STATE_INDEX[view.decided[name]] for name in FINDINGS] for view in views])
+        memory = self.student.memory(seen, decided)
+        plans = [[self.tokenizer.control(control) for control in plan_make(view.decided)] for view in views]
+        return self.student.decode_plan(memory, plans, stop=STOP)
+
+    def _draft(self, key: str, view: "_View", written: Written) -> Draft:
+        sentences = []
+        for item in written.sentences:
+            control = self.tokenizer.control_of(item.control)
+            text = self.tokenizer.decode(item.tokens)
+            if not says(text, finding=control.finding, state=control.state):
+                continue  # what was written is not what was decided: the finding stays in the list, the sentence goes
+            there = float(view.presence[INDEX[control.finding]])
+            sure = there if control.state in _TOLD else 1 - there
+            told = control.state in _TOLD and control.finding != NO_FINDING
+            picture = view.best(control.finding)
+            sentences.append(
+                Sentence(
+                    section=control.section,
+                    text=text,
+                    finding=control.finding,
+                    image_key=picture.key if told else "",
+                    confidence=min(1.0, max(0.0, sure * math.exp(item.log_probability))),
+                    box=picture.box(control.finding) if told else None,
+                )
+            )
+        findings = tuple(
+            Finding(name=name, state=view.decided[name], probability=float(view.presence[INDEX[name]]))
+            for name in FINDINGS
+        )
+        return Draft(study_key=key, declined=False, findings=findings, sentences=tuple(sentences))
+
+
+def says(text: str, *, finding: str, state: FindingState) -> bool:
+    """Whether our labeller reads `state` of `finding` in the text ("No Finding": nothing asserted or suspected)."""
+    said: dict[str, FindingState] = {}
+    for sentence in sentences_split(text):
+        said |= label_sentence(sentence)
+    if finding == NO_FINDING:
+        return not any(value in _TOLD for value in said.values())
+    return said.get(finding) is state
+
+
+@dataclass
+class _Picture:
+    """One image on its way: read, looked at, or the reason why not."""
+
+    key: str
+    study: int
+    height: int = 0
+    width: int = 0
+    film: Grey | None = None
+    gate: float = -1.0
+    reason: str = ""
+    presence: NDArray[np.float32] | None = None
+    states: NDArray[np.float32] | None = None
+    attention: NDArray[np.float32] | None = None
+    seen: Seen | None = None
+
+    def box(self, finding: str) -> tuple[float, float, float, float] | None:
+        """Where the finding's attention is at least half of its peak, around the peak, on the image as it came."""
+        assert self.attention is not None
+        square = attention_box(self.attention[INDEX[finding]])
+        return box_on_image(square, height=self.height, width=self.width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _View:
+    """What a study's accepted images say together: probabilities are means; the surest chest film leads."""
+
+    pictures: list[_Picture]
+    lead: _Picture
+    presence: NDArray[np.float32]
+    decided: dict[str, FindingState]
+
+    @classmethod
+    def of(cls, pictures: list[_Picture], rules: Rules) -> "_View":
+        """Combine the accepted images of one study."""
+        presence = np.mean([picture.presence for picture in pictures], axis=0)
+        states = np.mean([picture.states for picture in pictures], axis=0)
+        lead = max(pictures, key=lambda picture: picture.gate)
+        return cls(pictures=pictures, lead=lead, presence=presence, decided=states_decide(presence, states, rules))
+
+    def best(self, finding: str) -> _Picture:
+        """The image on which the finding is most probable."""
+        return max(self.pictures, key=lambda picture: float(picture.presence[INDEX[finding]]))  # type: ignore[index]
+
+
+def attention_box(attention: NDArray[np.float32]) -> tuple[float, float, float, float]:
+    """(x, y, width, height) on the square: the cells above half of the peak that hang together with it."""
+    from scipy.ndimage import label
+
+    mask = attention >= 0.5 * attention.max()
+    regions, _ = label(mask, structure=np.ones((3, 3)))
+    region = regions == regions[np.unravel_index(int(attention.argmax()), attention.shape)]
+    side = attention.shape[0]
+    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+    x, y = columns[0] / side, rows[0] / side
+    return (float(x), float(y), float((columns[-1] + 1) / side - x), float((rows[-1] + 1) / side - y))
+
+
+def _read(study: StudyInput, number: int, *, size: int) -> list[_Picture]:
+    pictures = []
+    for image in study.images:
+        try:
+            grey = image_read(image.encoded)
+        except ImageError as error:
+            pictures.append(_Picture(key=image.key, study=number, reason=f"The image cannot be read: {error}."))
+            continue
+        film = film_prepare(grey, size=size)
+        pictures.append(_Picture(key=image.key, study=number, height=grey.shape[0], width=grey.shape[1], film=film))
+    return pictures
+
+
+def _row(seen: Seen, row: int) -> Seen:
+    at = slice(row, row + 1)
+    return Seen(
+        tokens=seen.tokens[at],
+        layers=(),
+        gate=seen.gate[at],
+        states=seen.states[at],
+        attention=seen.attention[at],
+        memory=seen.memory[at],
+        contexts=seen.contexts[at],
+    )
+
+
+def _stack(seen: list[Seen]) -> Seen:
+    return Seen(
+        tokens=torch.cat([one.tokens for one in seen]),
+        layers=(),
+        gate=torch.cat([one.gate for one in seen]),
+        states=torch.cat([one.states for one in seen]),
+        attention=torch.cat([one.attention for one in seen]),
+        memory=torch.cat([one.memory for one in seen]),
+        contexts=torch.cat([one.contexts for one in seen]),
+    )
+
+
+def _widened(tensor: torch.Tensor) -> torch.Tensor:
+    """Half-precision tensors are stored small and computed in float32."""
+    return tensor.float() if tensor.dtype == torch.float16 else tensor
+
+
+def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
