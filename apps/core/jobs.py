@@ -1,9 +1,24 @@
 """Hands a task to its lane once the database transaction has committed."""
 
+import structlog
 from celery import current_app
 from django.db import transaction
+from kombu.exceptions import OperationalError
+
+log = structlog.get_logger(__name__)
 
 
 def enqueue(name: str, /, **kwargs: object) -> None:
-    """Send the task `name` (<app>.<lane>.<verb>) on commit; arguments must be JSON."""
-    transaction.on_commit(lambda: current_app.signature(name, kwargs=kwargs).apply_async())
+    """Send the task `name` (<app>.<lane>.<verb>) on commit; arguments must be JSON.
+
+    The row holds the state, so a broker that is away loses nothing: the row stays QUEUED, the failure is logged, and
+    the sweep that beat runs for each kind of row sends it again. The person's request has been kept and must not fail.
+    """
+    transaction.on_commit(lambda: _send(name, kwargs))
+
+
+def _send(name: str, kwargs: dict[str, object]) -> None:
+    try:
+        current_app.signature(name, kwargs=kwargs).apply_async()
+    except OperationalError as error:
+        log.error("task_not_sent", task=name, arguments=kwargs, reason=str(error))

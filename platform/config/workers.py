@@ -18,6 +18,7 @@ from ml_core.errors import EngineError
 
 log = structlog.get_logger(__name__)
 EX_CONFIG = 78  # sysexits.h: configuration error
+GPU_PREFETCH = 64  # celery-batches can gather no more requests into one model call than the worker holds
 
 _worker: dict[str, Any] = {"hostname": "", "lanes": [], "timer": None}
 
@@ -94,6 +95,8 @@ def _on_init(sender: str, instance: Any, conf: Any, options: dict[str, Any], **_
     if faults:
         sys.stderr.write("This worker does not start:\n" + "".join(f"  - {fault}\n" for fault in faults))
         raise SystemExit(EX_CONFIG)
+    if lanes == ["gpu"]:
+        conf.worker_prefetch_multiplier = GPU_PREFETCH
     conf.worker_proc_alive_timeout = 180  # a child of the gpu lane loads its models before it says that it is alive
     _worker.update(hostname=sender, lanes=lanes)
 

@@ -21,11 +21,20 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": int(1.1 * max(LANE_LIMI
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 CELERY_TIMEZONE = "UTC"
 
-# Every message expires before the next of its kind is sent: a lane that was away does not wake up to a heap of them.
+
+def _every(task: str, *, seconds: float) -> dict[str, object]:
+    """An entry whose message expires before the next is sent: a lane that was away does not wake up to a heap."""
+    return {"task": task, "schedule": seconds, "options": {"expires": seconds}}
+
+
 CELERY_BEAT_SCHEDULE = {
-    "gpu: hold the champions of now": {
-        "task": "config.gpu.champions_load",
-        "schedule": 20.0,
-        "options": {"expires": 20},
+    "gpu: hold the champions of now": _every("config.gpu.champions_load", seconds=20.0),
+    "fraud: send again what waits too long": _every("fraud.io.requeue_stale", seconds=60.0),
+    "fraud: learn verdicts that stand": _every("fraud.gpu.learn_labels", seconds=300.0),
+    "radiology: draft what waits": _every("radiology.gpu.draft", seconds=60.0),
+    "io: follow the training runs": {
+        "task": "training.io.follow",
+        "schedule": 2.0,
+        "options": {"expires": 2},
     },
 }
