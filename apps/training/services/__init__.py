@@ -1,0 +1,1 @@
+"""Writes of training: runs, their children, and following what these write."""
