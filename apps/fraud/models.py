@@ -4,6 +4,8 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
+from apps.core import clock
+
 
 class Card(models.Model):
     """A payment card, known by a keyed token; `display` never holds more than the first six and last four digits."""
@@ -50,6 +52,9 @@ class Import(models.Model):
     finished_at = models.DateTimeField(null=True, blank=True)
     by_name = models.CharField(max_length=150)
 
+    def __str__(self) -> str:
+        return f"{self.file_name} ({self.state})"
+
 
 class ImportBadRow(models.Model):
     """One row of a file that was not stored, and why."""
@@ -57,6 +62,9 @@ class ImportBadRow(models.Model):
     imported = models.ForeignKey(Import, on_delete=models.CASCADE, related_name="bad_rows")
     line = models.PositiveIntegerField()
     reason = models.CharField(max_length=200)
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.reason}"
 
 
 class BatchState(models.TextChoices):
@@ -82,6 +90,9 @@ class ScoreBatch(models.Model):
 
     class Meta:
         indexes = [models.Index(fields=["imported", "state", "id"], name="fraud_batch_next")]
+
+    def __str__(self) -> str:
+        return f"batch {self.pk} ({self.state})"
 
 
 class ScoreState(models.TextChoices):
@@ -156,6 +167,9 @@ class EntityState(models.Model):
     class Meta:
         constraints = [models.UniqueConstraint(fields=["kind", "key"], name="fraud_state_once")]
 
+    def __str__(self) -> str:
+        return f"{self.kind} state, write {self.version}"
+
 
 class AlertPolicy(models.Model):
     """From which probability alerts open and how long one may wait; the newest row is in force."""
@@ -170,6 +184,9 @@ class AlertPolicy(models.Model):
             models.CheckConstraint(condition=Q(threshold__gt=0, threshold__lt=1), name="fraud_policy_threshold")
         ]
 
+    def __str__(self) -> str:
+        return f"from {self.threshold}, {self.age_cap_h} h"
+
 
 class AlertState(models.TextChoices):
     """Where an alert stands."""
@@ -180,7 +197,7 @@ class AlertState(models.TextChoices):
 
 
 class Alert(models.Model):
-    """A transaction for a person to judge. What was known at scoring is frozen; state and claim move, with `version`."""
+    """A transaction for a person to judge. What was known at scoring is frozen; state and claim move, and `version`."""
 
     transaction = models.OneToOneField(Transaction, on_delete=models.PROTECT, related_name="alert")
     card = models.ForeignKey(Card, on_delete=models.PROTECT, related_name="+")
@@ -234,6 +251,11 @@ class Alert(models.Model):
     def __str__(self) -> str:
         return f"alert {self.pk}"
 
+    @property
+    def claim_lapsed(self) -> bool:
+        """Whether the claim is over although nobody gave the alert back."""
+        return self.claim_expires_at is not None and self.claim_expires_at <= clock.now()
+
 
 class AlertSnapshot(models.Model):
     """What an alert was scored from, enough to score it again, and how that ended the last time.
@@ -251,6 +273,9 @@ class AlertSnapshot(models.Model):
     outcome = models.CharField(max_length=40, blank=True)
     outcome_at = models.DateTimeField(null=True, blank=True)
     difference = models.FloatField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"snapshot of alert {self.alert_id}"
 
 
 class Verdict(models.TextChoices):
@@ -286,6 +311,9 @@ class Disposition(models.Model):
             )
         ]
 
+    def __str__(self) -> str:
+        return f"{self.verdict} on alert {self.alert_id}"
+
 
 class AlertNote(models.Model):
     """A remark on an alert that decides nothing."""
@@ -294,6 +322,9 @@ class AlertNote(models.Model):
     text = models.TextField(max_length=2000)
     by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
     at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"note on alert {self.alert_id}"
 
 
 class SavedView(models.Model):
@@ -307,6 +338,9 @@ class SavedView(models.Model):
         ordering = ["name"]
         constraints = [models.UniqueConstraint(fields=["owner", "name"], name="fraud_view_once")]
 
+    def __str__(self) -> str:
+        return self.name
+
 
 class ApiRequest(models.Model):
     """A scoring request with an Idempotency-Key: the same key means the same body and the same transaction."""
@@ -319,3 +353,6 @@ class ApiRequest(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["owner", "key"], name="fraud_idempotency_once")]
+
+    def __str__(self) -> str:
+        return f"request {self.pk}"

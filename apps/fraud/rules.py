@@ -34,7 +34,7 @@ REASON_CODES: dict[str, tuple[tuple[str, str], ...]] = {
 
 _PAN = re.compile(r"(?<!\d)(?:\d[ -]?){11,18}\d(?!\d)")
 _CVV_NAMES = {"cvv", "cvv2", "cvc", "cvc2", "cid", "cav2", "cardsecuritycode", "securitycode", "pin", "pinblock"}
-_NIGHT_HOURS = range(0, 7)
+_NIGHT_HOURS = range(7)
 
 
 def money_cents(value: object) -> int:

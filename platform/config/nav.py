@@ -3,23 +3,29 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
-from importlib.util import find_spec
 
 from django.conf import settings
 from django.http import HttpRequest
-from django.urls import NoReverseMatch, resolve, reverse
+from django.urls import resolve, reverse
+
+from apps.fraud import api as fraud
+from apps.radiology import api as radiology
+from apps.training import api as training
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """One list of the rail. `count` is the key of its half's queue_counts, `query` a query string that narrows it."""
+    """One list of the rail. `count` is the key of its half's queue_counts, `query` a query string that narrows it.
+
+    `roles` narrows who sees it further than the view does; None leaves it to the view.
+    """
 
     title: str
     name: str
     key: str = ""
     count: str = ""
     query: str = ""
+    roles: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,25 +39,61 @@ class Half:
     search_hint: str = ""
 
 
-def _counts(module: str) -> Callable[[], dict[str, int]] | None:
-    if find_spec(module) is None:
-        return None
-    return getattr(import_module(module), "queue_counts", None)
-
-
 HALVES = (
     Half(
         title="Fraud",
-        groups=(("", (Item(title="Queue", name="fraud:queue", key="q", count="open"),)),),
-        counts=_counts("apps.fraud.api"),
+        groups=(
+            (
+                "",
+                (
+                    Item(title="Queue", name="fraud:queue", key="q", count="open"),
+                    Item(title="Mine", name="fraud:mine", key="m", count="mine"),
+                    Item(title="Closed today", name="fraud:closed", key="c", count="closed"),
+                ),
+            ),
+        ),
+        counts=fraud.queue_counts,
     ),
     Half(
         title="Radiology",
-        groups=(("", (Item(title="Reading list", name="radiology:reading_list", key="r", count="open"),)),),
-        counts=_counts("apps.radiology.api"),
+        groups=(
+            ("", (Item(title="Reading list", name="radiology:reading_list", key="r", count="open"),)),
+            (
+                "Batches",
+                (
+                    Item(title="Upload", name="radiology:upload", key="u"),
+                    Item(title="Quarantine", name="radiology:quarantine", key="x", count="quarantine"),
+                ),
+            ),
+        ),
+        counts=radiology.queue_counts,
     ),
-    Half(title="Training", groups=(("", (Item(title="Runs", name="training:run_list", key="t"),)),)),
+    Half(
+        title="Training",
+        groups=(
+            (
+                "",
+                (
+                    Item(title="Runs", name="training:run_list", key="t", count="all"),
+                    Item(title="Models", name="registry:model_list", key="m"),
+                ),
+            ),
+        ),
+        counts=training.queue_counts,
+    ),
     Half(title="Audit", groups=(("", (Item(title="Events", name="audit:search", key="a"),)),)),
+    Half(
+        title="API",
+        groups=(
+            (
+                "",
+                (
+                    Item(title="Keys", name="accounts:profile", key="k", roles=("integrator",)),
+                    Item(title="Reference", name="api-v1:openapi-view", key="d", roles=("integrator",)),
+                ),
+            ),
+        ),
+    ),
 )
 
 
@@ -150,9 +192,6 @@ def _visible(half: Half, role: str) -> _Groups:
 
 
 def _url_for(item: Item, role: str) -> str:
-    try:
-        url = reverse(item.name)
-    except NoReverseMatch:
-        return ""
-    roles = getattr(resolve(url).func, "roles", None)
+    url = reverse(item.name)
+    roles = item.roles or getattr(resolve(url).func, "roles", None)
     return url if roles is None or role in roles else ""

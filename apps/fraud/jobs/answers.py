@@ -12,6 +12,7 @@ from django.conf import settings
 from apps.fraud.contracts import ScoreAnswer
 
 _PREFIX = "assay:fraud:answers:"
+_EARLY_KEPT = 1_000
 
 
 def publish(answers: list[tuple[str, ScoreAnswer]]) -> None:
@@ -29,6 +30,7 @@ class Listener:
     def __init__(self) -> None:
         self.name = uuid.uuid4().hex
         self._waiting: dict[int, list[asyncio.Future[ScoreAnswer]]] = {}
+        self._early: dict[int, ScoreAnswer] = {}
         self._task: asyncio.Task[None] | None = None
         self._ready: asyncio.Event = asyncio.Event()
 
@@ -45,19 +47,23 @@ class Listener:
             ready.cancel()
             self._task.result()
 
-    def expect(self, transaction_id: int) -> "asyncio.Future[ScoreAnswer]":
-        """A future for the answer about this transaction; call before the task is sent."""
+    async def answer(self, transaction_id: int, *, timeout_s: float) -> ScoreAnswer | None:
+        """The answer about a transaction that was sent with our name; None when it does not come in time."""
+        early = self._early.pop(transaction_id, None)
+        if early is not None:
+            return early
         future: asyncio.Future[ScoreAnswer] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(transaction_id, []).append(future)
-        return future
-
-    def forget(self, transaction_id: int, future: "asyncio.Future[ScoreAnswer]") -> None:
-        """Stop waiting."""
-        futures = self._waiting.get(transaction_id, [])
-        if future in futures:
-            futures.remove(future)
-        if not futures:
-            self._waiting.pop(transaction_id, None)
+        futures = self._waiting.setdefault(transaction_id, [])
+        futures.append(future)
+        try:
+            return await asyncio.wait_for(future, timeout_s)
+        except TimeoutError:
+            return None
+        finally:
+            if future in futures:
+                futures.remove(future)
+            if not futures and self._waiting.get(transaction_id) is futures:
+                del self._waiting[transaction_id]
 
     async def _listen(self) -> None:
         client = redis.asyncio.Redis.from_url(_url(), health_check_interval=20)
@@ -75,9 +81,14 @@ class Listener:
     def _deliver(self, bodies: list[dict[str, object]]) -> None:
         for body in bodies:
             answer = ScoreAnswer(**body)  # type: ignore[arg-type]
-            for future in self._waiting.pop(answer.id, []):
+            futures = self._waiting.pop(answer.id, [])
+            for future in futures:
                 if not future.done():
                     future.set_result(answer)
+            if not futures:  # a fast worker: its answer came before the request knew its own id
+                self._early[answer.id] = answer
+                if len(self._early) > _EARLY_KEPT:
+                    self._early.pop(next(iter(self._early)))
 
 
 _listeners: dict[int, tuple[asyncio.AbstractEventLoop, Listener]] = {}

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, Q, QuerySet, Sum
 
 from apps.core.rules import band_of
 from apps.fraud import rules
 from apps.fraud.contracts import ScoreAnswer
-from apps.fraud.models import Alert, AlertPolicy, AlertState, Disposition, ScoreState, Transaction
+from apps.fraud.models import Alert, AlertPolicy, AlertState, Disposition, ScoreBatch, ScoreState, Transaction
 
 _ITERATE_ROWS = 20_000
 _IN_IDS = 500
@@ -130,3 +130,19 @@ def dispositions_due(*, before: datetime) -> QuerySet[Disposition]:
         .select_related("alert__transaction__card", "alert__transaction__terminal")
         .order_by("at", "id")
     )
+
+
+def batch_rows(*, import_id: int) -> tuple[int, int]:
+    """How many rows of an import are scored (or failed), and how many wait."""
+    found = ScoreBatch.objects.filter(imported_id=import_id).aggregate(
+        done=Sum("rows", filter=~Q(state="queued"), default=0),
+        waiting=Sum("rows", filter=Q(state="queued"), default=0),
+    )
+    return found["done"], found["waiting"]
+
+
+def answer_for(*, transaction_id: int, source: str) -> ScoreAnswer | None:
+    """What the row of one source says, None when that source sent no such transaction."""
+    if not Transaction.objects.filter(pk=transaction_id, source=source).exists():
+        return None
+    return answers(ids=[transaction_id])[0]

@@ -8,9 +8,9 @@ from apps.accounts.api import Actor, Role
 from apps.audit.api import AuditEvent, record
 from apps.core.errors import AppError, ConflictError, NotAllowedError
 from apps.fraud import rules, selectors
+from apps.fraud.models import Alert, AlertNote, AlertState, Disposition, Transaction, Verdict
 from apps.fraud.selectors import alerts as alert_selectors
 from apps.fraud.selectors import queue as queue_selectors
-from apps.fraud.models import Alert, AlertNote, AlertState, Disposition, Transaction, Verdict
 
 
 class AlertInputError(AppError):

@@ -124,7 +124,7 @@ def _parser(schema: Schema, *, at: datetime) -> Callable[[int, Raw], ParsedTrans
             found = found.replace(tzinfo=UTC if utc else schema.time_zone)
         offset = found.utcoffset() or timedelta(0)
         found = found.astimezone(UTC).replace(microsecond=0)
-        if not 1970 <= found.year or found > latest:
+        if found.year < 1970 or found > latest:
             raise ValueError(f"time lies outside 1970 … tomorrow: {found.isoformat()}")
         return found, int(offset.total_seconds())
 

@@ -1,0 +1,221 @@
+"""The scoring API of integrators: versioned, keyed, idempotent; answers in the request or tells where to ask."""
+
+import asyncio
+import hashlib
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import redis
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from ninja import Field, Header, NinjaAPI, Schema
+from ninja.errors import AuthenticationError, ValidationError
+from pydantic import AwareDatetime, ConfigDict, field_validator, model_validator
+
+from apps.accounts.api import Actor, Role, key_authenticate
+from apps.core import clock
+from apps.core.errors import AppError
+from apps.fraud import rules, selectors
+from apps.fraud.contracts import ParsedTransaction, ScoreAnswer
+from apps.fraud.jobs.answers import listener
+from apps.fraud.services.requests import Accepted, request_accept
+
+WAIT_S = 2.0  # then the answer is 202 and a URL
+_ROLES = {Role.INTEGRATOR, Role.ADMIN}
+
+api = NinjaAPI(
+    title="Assay",
+    version="1",
+    urls_namespace="api-v1",
+    description="Scores card transactions. Keys: `Authorization: Bearer …` or `X-API-Key: …`.",
+)
+
+
+class TransactionIn(Schema):
+    """A transaction to score. The card number is replaced by a keyed token before anything is stored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    transaction_id: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[!-~]+$")]
+    at: Annotated[AwareDatetime, Field(description="When, with its offset from UTC: 2026-05-12T03:12:44+02:00")]
+    card: Annotated[str, Field(min_length=1, max_length=64, description="A card number or your own id of the card")]
+    terminal: Annotated[str, Field(min_length=1, max_length=64)]
+    amount_cents: Annotated[int, Field(ge=0, le=rules.MAX_AMOUNT_CENTS, description="Whole cents", strict=True)]
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="ISO 4217")] = "EUR"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_secrets(cls, values: Any) -> Any:
+        names = values if isinstance(values, dict) else getattr(values, "_obj", {})
+        for name in names if isinstance(names, dict) else ():
+            if rules.is_card_secret(str(name)):
+                raise ValueError("security codes and PINs are refused; do not send them")
+        return values
+
+    @field_validator("card", "terminal")
+    @classmethod
+    def _printable(cls, value: str) -> str:
+        if not value.isprintable() or not value.strip():
+            raise ValueError("must be printable characters")
+        return value.strip()
+
+    @field_validator("at")
+    @classmethod
+    def _plausible(cls, value: datetime) -> datetime:
+        if value.year < 1970 or value > clock.now() + timedelta(days=1):
+            raise ValueError("lies outside 1970 … tomorrow")
+        return value
+
+
+class ScoreOut(Schema):
+    """A score, or where it stands."""
+
+    id: int
+    transaction_id: str
+    state: str
+    probability: float | None = None
+    score: int | None = None
+    band: str | None = None
+    alert_id: int | None = None
+    model_digest: str = ""
+    scored_at: str = ""
+    error: str = ""
+    status_url: str
+
+
+class ErrorOut(Schema):
+    """Why not: a stable code, a sentence, and messages by field."""
+
+    code: str
+    message: str
+    fields: dict[str, list[str]] = {}
+
+
+_ERRORS = {401: ErrorOut, 409: ErrorOut, 422: ErrorOut}
+
+
+async def authenticate(request: HttpRequest) -> Actor | None:
+    """The integrator whose key the request carries."""
+    secret = request.headers.get("X-API-Key", "")
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    secret = token.strip() if scheme.lower() == "bearer" else secret
+    if not secret:
+        return None
+    actor = await sync_to_async(key_authenticate)(secret, origin=request.META.get("REMOTE_ADDR", ""))
+    return actor if actor is not None and actor.role in _ROLES else None
+
+
+@api.post(
+    "transactions/score",
+    auth=authenticate,
+    response={200: ScoreOut, 202: ScoreOut, **_ERRORS},
+    summary="Score one transaction",
+    url_name="score",
+)
+async def score(
+    request: HttpRequest,
+    body: TransactionIn,
+    idempotency_key: Annotated[str, Header(alias="Idempotency-Key", max_length=128)] = "",
+) -> tuple[int, dict[str, Any]]:
+    """Scores a transaction and answers in the request; after a time-out answers 202 with the URL to ask at.
+
+    Sent twice with the same Idempotency-Key it is scored once and answered alike; the same key with another body is
+    refused with 422.
+    """
+    waiting = listener()
+    can_wait = await _listening()
+    accepted: Accepted = await sync_to_async(request_accept)(
+        _parsed(body),
+        by=request.auth,  # type: ignore[attr-defined]
+        key=idempotency_key,
+        body_sha256=hashlib.sha256(json.dumps(body.model_dump(mode="json"), sort_keys=True).encode()).hexdigest(),
+        reply_to=waiting.name if can_wait else "",
+        at=clock.now(),
+    )
+    answer = accepted.answer
+    if answer.state == "queued" and can_wait:
+        answer = await _wait(accepted.id) or answer
+    if answer.state == "queued":  # the message may have come before we listened for it, or not at all
+        answer = (await sync_to_async(selectors.answers)(ids=[accepted.id]))[0]
+    return (202 if answer.state == "queued" else 200), _out(answer)
+
+
+@api.get(
+    "transactions/{int:id}",
+    auth=authenticate,
+    response={200: ScoreOut, 401: ErrorOut, 404: ErrorOut},
+    summary="Where a transaction stands",
+    url_name="score-status",
+)
+async def status(request: HttpRequest, id: int) -> tuple[int, dict[str, Any]]:
+    """The state and, once there is one, the score of a transaction that this key's owner sent."""
+    actor: Actor = request.auth  # type: ignore[attr-defined]
+    found = await sync_to_async(selectors.answer_for)(transaction_id=id, source=f"api-{actor.user_id}")
+    if found is None:
+        return 404, {"code": "not_found", "message": "you have sent no such transaction"}
+    return 200, _out(found)
+
+
+@api.exception_handler(AuthenticationError)
+def _unauthenticated(request: HttpRequest, error: AuthenticationError) -> HttpResponse:
+    body = {"code": "unauthenticated", "message": "send a valid API key as `Authorization: Bearer` or `X-API-Key`"}
+    response = api.create_response(request, body, status=401)
+    response["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+@api.exception_handler(ValidationError)
+def _invalid(request: HttpRequest, error: ValidationError) -> HttpResponse:
+    fields: dict[str, list[str]] = {}
+    for each in error.errors:
+        place = [str(part) for part in each.get("loc", ()) if part not in ("body", "header", "path")]
+        message = str(each.get("msg", "")).removeprefix("Value error, ")
+        fields.setdefault(".".join(place) or "body", []).append(message)
+    body = {"code": "input_invalid", "message": "some fields are not as they must be", "fields": fields}
+    return api.create_response(request, body, status=422)
+
+
+@api.exception_handler(AppError)
+def _refused(request: HttpRequest, error: AppError) -> HttpResponse:
+    return api.create_response(
+        request, {"code": error.code, "message": error.message, "fields": {}}, status=error.status
+    )
+
+
+async def _listening() -> bool:
+    if settings.CELERY_TASK_ALWAYS_EAGER:  # no worker, no broker: the row has the answer already
+        return False
+    try:
+        await asyncio.wait_for(listener().started(), timeout=1.0)
+    except (TimeoutError, redis.RedisError, OSError):
+        return False
+    return True
+
+
+async def _wait(transaction_id: int) -> ScoreAnswer | None:
+    return await listener().answer(transaction_id, timeout_s=WAIT_S)
+
+
+def _parsed(body: TransactionIn) -> ParsedTransaction:
+    offset = body.at.utcoffset() or timedelta(0)
+    is_number = rules.is_card_number(body.terminal)
+    return ParsedTransaction(
+        line=0,
+        external_id=body.transaction_id,
+        at=body.at.astimezone(UTC).replace(microsecond=0),
+        utc_offset_s=int(offset.total_seconds()),
+        card_token=rules.card_token(body.card, key=settings.TOKEN_KEY),
+        card_display=rules.card_display(body.card),
+        terminal_key=rules.terminal_name(body.terminal) if is_number else body.terminal,
+        terminal_name=rules.terminal_name(body.terminal),
+        amount_cents=body.amount_cents,
+        currency=body.currency,
+    )
+
+
+def _out(answer: ScoreAnswer) -> dict[str, Any]:
+    return {**asdict(answer), "status_url": reverse("api-v1:score-status", args=[answer.id])}
