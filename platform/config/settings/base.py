@@ -25,9 +25,7 @@ INSTALLED_APPS = [
     "django_htmx",
     "django_filters",
     "django_celery_beat",
-    "ninja",
     "axes",
-    "ninja",  # its OpenAPI page from our own static files
     "apps.core",
     "apps.accounts",
     "apps.audit",
