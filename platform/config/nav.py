@@ -74,7 +74,7 @@ HALVES = (
             (
                 "",
                 (
-                    Item(title="Runs", name="training:run_list", key="t", count="all"),
+                    Item(title="Runs", name="training:run_list", key="t", count="open"),
                     Item(title="Models", name="registry:model_list", key="m"),
                 ),
             ),

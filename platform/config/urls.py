@@ -3,7 +3,6 @@
 from django.contrib import admin
 from django.urls import include, path
 
-from apps.fraud.views.score_api import api as score_api
 from apps.fraud.views.score_api import api as scoring_api
 from config import health
 
@@ -13,7 +12,6 @@ urlpatterns = [
     path("", include("apps.core.urls")),
     path("", include("apps.accounts.urls")),
     path("api/v1/", scoring_api.urls),
-    path("api/v1/", score_api.urls),
     path("fraud/", include("apps.fraud.urls")),
     path("radiology/", include("apps.radiology.urls")),
     path("training/", include("apps.training.urls")),

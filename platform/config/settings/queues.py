@@ -32,9 +32,5 @@ CELERY_BEAT_SCHEDULE = {
     "fraud: send again what waits too long": _every("fraud.io.requeue_stale", seconds=60.0),
     "fraud: learn verdicts that stand": _every("fraud.gpu.learn_labels", seconds=300.0),
     "radiology: draft what waits": _every("radiology.gpu.draft", seconds=60.0),
-    "io: follow the training runs": {
-        "task": "training.io.follow",
-        "schedule": 2.0,
-        "options": {"expires": 2},
-    },
+    "training: follow what runs": _every("training.io.follow", seconds=2.0),
 }
