@@ -46,10 +46,12 @@ def ai_flag(draft: Draft) -> str:
     return ", ".join(finding.name.lower() for finding in found)
 
 
-def draft_summary(draft: Draft) -> str:
-    """The positive findings in words, for a list."""
-    names = [f.name for f in sorted(draft.findings, key=lambda f: -f.probability) if f.state == FindingState.POSITIVE]
-    return ", ".join(names[:3]).lower() or "no finding"
+def draft_summary_of(findings: Sequence[dict[str, Any]]) -> str:
+    """The positive findings (the contract's dataclasses as JSON) in words, most probable first, for a list."""
+    positive = [one for one in findings if one["state"] == FindingState.POSITIVE]
+    positive.sort(key=lambda one: -float(one["probability"]))
+    names = [str(one["name"]).lower() for one in positive if str(one["name"]).lower() != "no finding"]
+    return ", ".join(names[:3]) or "no finding"
 
 
 def report_sentences(draft: Draft) -> list[dict[str, Any]]:

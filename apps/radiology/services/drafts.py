@@ -61,6 +61,16 @@ def study_queue(*, study: Study, by: Actor, at: datetime) -> int:
     return 0 if reason else 1
 
 
+def study_queue_now(*, study: Study, by: Actor, at: datetime) -> None:
+    """Queue a further draft because a person asked, unless one waits or runs already."""
+    with transaction.atomic():
+        Study.objects.select_for_update().get(pk=study.pk)
+        if Draft.objects.filter(study=study, state__in=(DraftState.QUEUED, DraftState.RUNNING)).exists():
+            return
+        if study_queue(study=study, by=by, at=at):
+            jobs.enqueue_draft()
+
+
 def drafts_run(*, now: Callable[[], datetime], seconds: float) -> int:
     """Draft waiting studies, call after call, until none is left or the time is up. Returns how many were handled."""
     handled = 0

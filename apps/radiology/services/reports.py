@@ -26,18 +26,15 @@ class PasswordError(AppError):
     status = 403
 
 
-def report_open(*, study: Study, at: datetime) -> Report:
-    """The report of a study; an empty one begins where there is none."""
-    report, _created = Report.objects.get_or_create(study=study, defaults={"created_at": at, "updated_at": at})
-    return report
-
-
 def report_save(*, study: Study, version: int, sentences: list[dict[str, Any]], by: Actor, at: datetime) -> Report:
-    """Write the sentences if nobody else did since `version`; the report becomes preliminary.
+    """Write the sentences if nobody else did since `version` (0: there was no report); it becomes preliminary.
 
     Raises ConflictError with who changed it, NotAllowedError once it is signed.
     """
     with transaction.atomic():
+        if version == 0:
+            _report, begun = Report.objects.get_or_create(study=study, defaults={"created_at": at, "updated_at": at})
+            version = 1 if begun else 0
         report = _locked(study)
         _check_version(report, version)
         clean = _clean(sentences, report.sentences)
