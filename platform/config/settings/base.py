@@ -25,6 +25,7 @@ INSTALLED_APPS = [
     "django_htmx",
     "django_filters",
     "django_celery_beat",
+    "ninja",  # its OpenAPI page from our own static files
     "axes",
     "apps.core",
     "apps.accounts",
