@@ -1,4 +1,4 @@
-"""Transformer blocks: self-attention with DPE, cross-attention, and the pre-LN block; their parameter names are fixed."""
+"""Transformer blocks: self-attention with DPE, cross-attention, the pre-LN block; parameter names are fixed."""
 
 from dataclasses import dataclass
 from typing import Self

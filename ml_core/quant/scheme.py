@@ -1,0 +1,91 @@
+"""The numbers of W8A8: symmetric int8 weights by row, symmetric int8 activations by token, and integer products."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int8, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+LEVELS = 127  # -128 is left out, so that the scheme is symmetric
+ZERO = 128  # activations are stored as uint8 = level + 128: what oneDNN's fast kernels take
+_TINY = 1e-12
+
+Engine = Literal["int_mm", "onednn", "exact_float"]
+
+# Below this many outputs (rows × out features) oneDNN's fixed cost is larger than what its kernel saves over
+# torch._int_mm: measured in docs/log.md, "2026-11-24 CPU int8 matmul". Both give the same bits, so a row's answer does
+# not depend on the batch that it came in.
+ONEDNN_FROM = 100_000
+
+
+def weight_scale(weight: Float[Tensor, "o i"]) -> Float[Tensor, " o"]:
+    """One step a row: the largest magnitude over 127 (absmax: not learned, no clipping)."""
+    return weight.detach().abs().amax(1).clamp_min(_TINY) / LEVELS
+
+
+def quantize_weight(weight: Float[Tensor, "o i"]) -> tuple[Int8[Tensor, "o i"], Float[Tensor, " o"]]:
+    """Levels and steps of a weight, row by row."""
+    scale = weight_scale(weight)
+    levels = torch.round(weight.detach() / scale[:, None]).clamp_(-LEVELS, LEVELS)
+    return levels.to(torch.int8), scale
+
+
+def activation_scale(x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b 1"]:
+    """One step a token, from the token alone."""
+    return torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True)).clamp_min(_TINY) / LEVELS
+
+
+def quantize_activation(x: Float[Tensor, "*b i"]) -> tuple[UInt8[Tensor, "*b i"], Float[Tensor, "*b 1"]]:
+    """Levels + 128 and steps, token by token; a half rounds up. The input is left as it is."""
+    scale = activation_scale(x)
+    return (x * scale.reciprocal()).add_(ZERO + 0.5).to(torch.uint8), scale
+
+
+def fake_weight(weight: Float[Tensor, "o i"]) -> Float[Tensor, "o i"]:
+    """The weight as its int8 form says it, with a straight-through gradient (Bengio et al. 2013)."""
+    levels, scale = quantize_weight(weight)
+    return weight + (levels.to(weight.dtype) * scale[:, None] - weight).detach()
+
+
+def fake_activation(x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b i"]:
+    """The activation as its int8 form says it, with a straight-through gradient."""
+    levels, scale = quantize_activation(x.detach())
+    return x + ((levels.to(x.dtype) - ZERO) * scale - x).detach()
+
+
+def engine_for(*, rows: int, outputs: int, device: str) -> Engine:
+    """Which integer product runs for this shape. On the CPU: int_mm or onednn; elsewhere integers held in fp32."""
+    if device != "cpu":
+        return "exact_float"
+    return "onednn" if rows * outputs >= ONEDNN_FROM else "int_mm"
+
+
+def pack(weight: Int8[Tensor, "o i"]) -> Tensor:
+    """The weight in the blocked layout that oneDNN wants (opaque)."""
+    return torch.ops.onednn.qlinear_prepack(weight, None)
+
+
+def product(
+    x: Float[Tensor, "m i"],
+    *,
+    weight: Int8[Tensor, "o i"],
+    scale: Float[Tensor, " o"],
+    bias: Float[Tensor, " o"] | None,
+    engine: Engine,
+    packed: Tensor | None = None,
+) -> Float[Tensor, "m o"]:
+    """x Wᵀ + bias on integer levels, exact up to the last scaling; the epilogue is the same in every engine."""
+    levels, step = quantize_activation(x)
+    if engine == "onednn":
+        zeros = torch.zeros(weight.shape[0], dtype=torch.int64)
+        scaled = torch.ops.onednn.qlinear_pointwise(
+            levels, 1.0, ZERO, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+    elif engine == "int_mm":
+        # uint8 with its top bit flipped, read as int8, is the level
+        scaled = torch._int_mm((levels ^ ZERO).view(torch.int8), weight.t()).float() * scale
+    else:
+        # products of levels and their sums are exact in fp32 up to 2^24: 1,040 inputs at full scale
+        scaled = functional.linear(levels.float() - ZERO, weight.float()) * scale
+    return torch.addcmul(bias, scaled, step) if bias is not None else scaled * step
