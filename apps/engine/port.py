@@ -8,8 +8,8 @@ from django.conf import settings
 from ml_core.contracts import (
     DraftRequest,
     DraftResult,
-    Label,
     EntityState,
+    Label,
     ModelDescription,
     ModelKey,
     ScoreRequest,
@@ -24,7 +24,9 @@ class Engine(Protocol):
         """Score transactions; returns changed states too."""
         ...
 
-    def learn_labels(self, model: ModelKey, states: tuple[EntityState, ...], labels: tuple[Label, ...]) -> tuple[EntityState, ...]:
+    def learn_labels(
+        self, model: ModelKey, states: tuple[EntityState, ...], labels: tuple[Label, ...]
+    ) -> tuple[EntityState, ...]:
         """Put labels that became known into the states of their cards and terminals; returns the changed states."""
         ...
 
