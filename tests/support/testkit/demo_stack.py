@@ -62,6 +62,15 @@ class DemoStack:
         below = psutil.Process(self._process.pid).children(recursive=True)
         return {process.pid: " ".join(process.cmdline()) for process in below}
 
+    def resident_mib(self) -> dict[str, float]:
+        """Unique memory of each of the demo's processes with everything below it, in MiB, by the name of its log."""
+        assert self._process is not None
+        found: dict[str, float] = {}
+        for child in psutil.Process(self._process.pid).children():
+            below = [child, *child.children(recursive=True)]
+            found[_name(child)] = sum(process.memory_full_info().uss for process in below) / 2**20
+        return found
+
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
@@ -90,3 +99,12 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _name(process: psutil.Process) -> str:
+    words = process.cmdline()
+    if "-n" in words:
+        return "worker-" + words[words.index("-n") + 1].split("@")[0]
+    return next((name for name in ("beat", "uvicorn", "valkey-server") if name in " ".join(words)), "other").replace(
+        "uvicorn", "web"
+    )
