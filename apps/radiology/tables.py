@@ -21,6 +21,7 @@ def list_row(study: Study, *, at: datetime) -> dict[str, Any]:
         "waits": (at - study.arrived_at).total_seconds(),
         "lifted": bool(row["lifted"]) and study.priority != 0,
         "title": study_title(study),
+        "person": person_words(study),
         "images": row["images"],
         "says": _says(row),
         "declined": row["draft_declined"],
@@ -32,6 +33,14 @@ def list_row(study: Study, *, at: datetime) -> dict[str, Any]:
 def study_title(study: Study) -> str:
     """What was examined, as the study says it."""
     return study.description or " ".join(part for part in (study.modality, study.body_part.lower()) if part)
+
+
+def person_words(study: Study) -> str:
+    """Age and sex: `61 F`, `5 months M`; a DICOM age is three digits and D, W, M or Y (PS3.5 6.2)."""
+    number, unit = study.age[:-1], study.age[-1:]
+    words = {"Y": "", "M": " months", "W": " weeks", "D": " days"}
+    age = f"{int(number)}{words[unit]}" if number.isdecimal() and unit in words else ""
+    return f"{age} {study.patient.sex}".strip()
 
 
 def filter_chips(query: QueryDict, *, counts: dict[str, int]) -> list[dict[str, Any]]:
@@ -97,7 +106,7 @@ def instance_metadata(image: Instance) -> dict[str, Any]:
         "00281051": {"vr": "DS", "Value": [window["width"] for window in image.windows]},
         "00281052": _value("DS", image.intercept),
         "00281053": _value("DS", image.slope),
-        "00281055": {"vr": "LO", "Value": [window["name"] or "window" for window in image.windows]},
+        "00281055": {"vr": "LO", "Value": [window["name"] or "as sent" for window in image.windows]},
         "00281056": _value("CS", image.windows[0]["function"] if image.windows else "LINEAR"),
         "00280106": _value("DS", image.low),
         "00280107": _value("DS", image.high),

@@ -2,6 +2,8 @@
 import { defineConfig } from "vite";
 
 export default defineConfig({
+  // vtk.js reaches these modules of Node through an XML reader; browsers have none.
+  resolve: { alias: { events: "events/", url: "url/" } },
   define: { "process.env.NODE_ENV": JSON.stringify("production"), global: "globalThis" },
   build: {
     lib: { entry: "src/element.js", formats: ["es"], fileName: () => "dicom-viewer.mjs" },

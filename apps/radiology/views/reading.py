@@ -19,7 +19,7 @@ from apps.radiology.models import DraftState, ReportState, Study
 from apps.radiology.permissions import READERS, WRITERS, study_for
 from apps.radiology.rules.signing import SECTIONS
 from apps.radiology.services import drafts, reports
-from apps.radiology.tables import filter_chips, list_row, report_rows, strip_rows, study_title
+from apps.radiology.tables import filter_chips, list_row, person_words, report_rows, strip_rows, study_title
 from apps.radiology.views.opening import opened
 
 
@@ -149,6 +149,7 @@ def _context(request: HttpRequest, found: Study) -> dict[str, Any]:
     final = report is not None and report.state == ReportState.FINAL
     return page | {
         "title": study_title(found),
+        "person": person_words(found),
         "sections": SECTIONS,
         "version": report.version if report else 0,
         "blank": {"section": "findings", "text": "", "source": None, "origin": "person"},
