@@ -100,7 +100,7 @@ def _load_data(stack: Stack, *, var: Path, timings: dict[str, float], out: IO[st
             continue
         out.write(f"Demo data: {name} (once; log in {var / 'log' / name}.log) …\n")
         with _timed(timings, name):
-            stack.run(name, name)
+            stack.run(name, name, *(["--small"] if settings.DEMO_SMALL else []))
         done.parent.mkdir(exist_ok=True)
         done.touch()
 
