@@ -16,7 +16,7 @@ HEARTBEAT_S = 4.0
 
 
 class EventLog:
-    """Writer of FOLDER/events.jsonl (appends). As a context manager it also beats every `heartbeat_s` seconds.
+    """Writer of FOLDER/events.jsonl (appends); `finished` once done or failed is written. As a context manager it also beats every `heartbeat_s` seconds.
 
     Safe to call from several threads. Numbers that are not finite are written as null, since JSON has no NaN.
     """
@@ -29,6 +29,7 @@ class EventLog:
         self._stop = threading.Event()
         self._heartbeat_s = heartbeat_s
         self._thread: threading.Thread | None = None
+        self.finished = False
 
     def __enter__(self) -> Self:
         self.heartbeat()
@@ -92,10 +93,12 @@ class EventLog:
     ) -> None:
         """The run succeeded: the artifact's digest and folder, and its metrics beside the champion's on equal data."""
         metrics = {"candidate": dict(candidate), "champion": dict(champion) if champion is not None else None}
+        self.finished = True
         self._write(RunEventKind.DONE, digest=digest, artifact=str(artifact), metrics=metrics)
 
     def failed(self, error: str) -> None:
         """The run failed, and why, in one sentence."""
+        self.finished = True
         self._write(RunEventKind.FAILED, error=error)
 
     def close(self) -> None:
