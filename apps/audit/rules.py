@@ -24,6 +24,7 @@ _PAST = {
     "list": "listed",
     "claim_next": "claimed next",
     "stop": "stopped",
+    "lose": "lost",
     "roll_back": "rolled back",
     "rollback": "rolled back",
 }
@@ -60,9 +61,9 @@ def sentence(
     if isinstance(count, int) and count != 1:
         target = f"{count:,} {_plural(thing)}"
     elif thing and object_id not in {"", thing, "-"}:
-        target = f"{thing} {object_id}"
+        target = f"{thing} {_shown(object_id)}"
     else:
-        target = thing
+        target = f"the {thing}" if thing else ""
     if object_type in {"session", "user"} and action.startswith("sign_"):
         target = ""
     said = past(action) if allowed else f"was refused to {action.replace('_', ' ')}"
@@ -89,6 +90,12 @@ def csv_safe(value: object) -> str:
     """A cell that no spreadsheet takes for a formula (OWASP, CSV Injection): a leading = + - @ tab CR gets a quote."""
     text = str(value)
     return "'" + text if text.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
+
+
+def _shown(object_id: str) -> str:
+    """A digest by its beginning, as everywhere else; other ids whole."""
+    is_digest = len(object_id) == 64 and all(letter in "0123456789abcdef" for letter in object_id)
+    return object_id[:8] if is_digest else object_id
 
 
 def _plural(thing: str) -> str:

@@ -58,7 +58,7 @@ RECIPES = {
 class Line:
     """One line of events.jsonl."""
 
-    event: str
+    kind: str
     at: float
     fields: dict[str, object] = field(default_factory=dict)
 
@@ -107,7 +107,7 @@ def numbers(value: object) -> dict[str, float]:
 def _line(raw: bytes, *, now: datetime) -> Line:
     try:
         fields = json.loads(raw)
-        return Line(event=str(fields.pop("event")), at=float(fields.pop("at")), fields=fields)
+        return Line(kind=str(fields.pop("kind")), at=float(fields.pop("at")), fields=fields)
     except (ValueError, KeyError, AttributeError, TypeError):
         text = raw.decode("utf-8", "replace")[:500]
-        return Line(event="log", at=now.timestamp(), fields={"text": f"unreadable event: {text}"})
+        return Line(kind="log", at=now.timestamp(), fields={"text": f"unreadable event: {text}"})

@@ -24,6 +24,7 @@ from ml_core.contracts import ModelKind, RunSpec
 SPEC = "spec.json"
 OUTPUT = "output.log"
 TRANSACTIONS = "transactions.parquet"
+COMMAND = (sys.executable, "-m", "ml_core", "train")
 _SECRETS = ("SECRET_KEY", "TOKEN_KEY", "DATABASE_URL", "REDIS_URL")  # the child needs none of them
 _THREADS = 1
 _GRACE_S = 5.0
@@ -122,7 +123,7 @@ def _launch(folder: Path) -> psutil.Popen:
     """Start the child in its own session, low in priority, without our secrets; it outlives this worker."""
     forget = [word for name in _SECRETS for word in ("-u", name)]
     threads = [f"{name}={_THREADS}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")]
-    command = ["env", *forget, *threads, "nice", "-n", "10", sys.executable, "-m", "ml_core", "train", str(folder)]
+    command = ["env", *forget, *threads, "nice", "-n", "10", *COMMAND, str(folder)]
     with (folder / OUTPUT).open("ab") as output:
         return psutil.Popen(
             command,

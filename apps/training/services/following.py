@@ -36,7 +36,7 @@ def run_follow(*, run_id: int, at: datetime) -> None:
     run = Run.objects.get(pk=run_id)
     gone = children.child_gone(run)  # before reading: what a child wrote before it ended is then read for certain
     lines, read = _read(run, now=at)
-    done = next((line for line in lines if line.event == RunEventKind.DONE), None)
+    done = next((line for line in lines if line.kind == RunEventKind.DONE), None)
     produced, problem = _register(run, done, at=at) if done else ("", "")
     with transaction.atomic():
         now = run_lock(run_id)
@@ -81,15 +81,15 @@ def _apply(run: Run, line: Line) -> None:
     at = datetime.fromtimestamp(line.at, UTC)
     run.heartbeat_at = max(run.heartbeat_at or at, at)
     fields = line.fields
-    if line.event == RunEventKind.STAGE:
+    if line.kind == RunEventKind.STAGE:
         run.stage = str(fields.get("name", ""))[:100]
         run.stage_index, run.stage_of = _count(fields, "index"), _count(fields, "of")
         _note(run, at=at, kind=Note.Kind.STAGE, text=run.stage)
-    elif line.event == RunEventKind.STEP:
+    elif line.kind == RunEventKind.STEP:
         run.step, run.steps = _count(fields, "step"), _count(fields, "steps")
         run.epoch, run.epochs = _count(fields, "epoch"), _count(fields, "epochs")
         run.first_step_at = run.first_step_at or at
-    elif line.event == RunEventKind.EVAL:
+    elif line.kind == RunEventKind.EVAL:
         _note(
             run,
             at=at,
@@ -97,9 +97,9 @@ def _apply(run: Run, line: Line) -> None:
             text=str(fields.get("split", "")),
             metrics=rules.numbers(fields.get("metrics")),
         )
-    elif line.event == RunEventKind.LOG:
+    elif line.kind == RunEventKind.LOG:
         _note(run, at=at, kind=Note.Kind.LOG, text=str(fields.get("text", "")))
-    elif line.event == RunEventKind.FAILED:
+    elif line.kind == RunEventKind.FAILED:
         run.state, run.ended_at = RunState.FAILED, at
         run.error_code, run.error = "run_failed", str(fields.get("error", ""))
 
@@ -107,7 +107,7 @@ def _apply(run: Run, line: Line) -> None:
 def _points_write(run: Run, lines: list[Line]) -> None:
     points = []
     for line in lines:
-        if line.event != RunEventKind.STEP:
+        if line.kind != RunEventKind.STEP:
             continue
         align = rules.numbers(line.fields.get("align"))
         points.append(
