@@ -4,6 +4,7 @@ from apps.core.jobs import enqueue
 
 TAKE_IN = "radiology.cpu.take_in"
 DRAFT = "radiology.gpu.draft"
+SWEEP = "radiology.io.sweep"
 
 
 def enqueue_take_in(*, batch_id: int) -> None:

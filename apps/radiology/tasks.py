@@ -18,3 +18,9 @@ def take_in(*, batch_id: int, **_: object) -> None:
 def draft(**_: object) -> None:
     """Draft what waits; what does not fit the turn goes on in the next."""
     drafts.drafts_run(now=clock.now, seconds=0.5 * settings.LANE_LIMIT_S["gpu"])
+
+
+@shared_task(name=jobs.SWEEP)
+def sweep(**_: object) -> None:
+    """Send again what waits for a reader because the broker or a worker was away (beat runs it)."""
+    intake.batches_resend(at=clock.now())

@@ -26,6 +26,7 @@ from apps.radiology.services import drafts, placing
 from apps.radiology.services.decoding import Decoder
 
 _LARGEST_ATTEMPT = 2
+_PATIENCE_S = 30
 
 
 def batch_create(*, name: str, source: str, by: Actor, at: datetime, priority: int = Priority.ROUTINE) -> Batch:
@@ -130,8 +131,7 @@ def file_dismiss(*, file_id: int, by: Actor, at: datetime) -> bool:
 
 
 def _claim(*, batch: Batch, at: datetime) -> UploadedFile | None:
-    stale = at - timedelta(seconds=1.1 * settings.LANE_LIMIT_S["cpu"])
-    free = Q(state=FileState.QUEUED) | Q(state=FileState.RUNNING, started_at__lt=stale)
+    free = Q(state=FileState.QUEUED) | _stale(at)
     while (row := UploadedFile.objects.filter(free, batch=batch).first()) is not None:
         claimed = UploadedFile.objects.filter(free, pk=row.pk, attempt=row.attempt).update(
             state=FileState.RUNNING, attempt=F("attempt") + 1, started_at=at
@@ -140,6 +140,11 @@ def _claim(*, batch: Batch, at: datetime) -> UploadedFile | None:
             row.refresh_from_db()
             return row
     return None
+
+
+def _stale(at: datetime) -> Q:
+    """Rows whose reader must have died: no reader runs for longer than the lane's limit."""
+    return Q(state=FileState.RUNNING, started_at__lt=at - timedelta(seconds=1.1 * settings.LANE_LIMIT_S["cpu"]))
 
 
 def _take_in_row(

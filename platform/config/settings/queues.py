@@ -31,6 +31,7 @@ CELERY_BEAT_SCHEDULE = {
     "gpu: hold the champions of now": _every("config.gpu.champions_load", seconds=20.0),
     "fraud: send again what waits too long": _every("fraud.io.requeue_stale", seconds=60.0),
     "fraud: learn verdicts that stand": _every("fraud.gpu.learn_labels", seconds=300.0),
+    "radiology: read what waits": _every("radiology.io.sweep", seconds=60.0),
     "radiology: draft what waits": _every("radiology.gpu.draft", seconds=60.0),
     "training: follow what runs": _every("training.io.follow", seconds=2.0),
 }
