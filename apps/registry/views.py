@@ -49,7 +49,7 @@ def model_promote(request: HttpRequest, digest: str) -> HttpResponse:
         model = selectors.model_row(digest)
     except selectors.ModelNotFoundError as error:
         raise Http404 from error
-    form = PromoteForm(request.POST or None)
+    form = PromoteForm(request.POST if request.method == "POST" else None)
     if request.method == "POST" and form.is_valid():
         try:
             note = form.cleaned_data["note"]

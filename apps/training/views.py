@@ -42,7 +42,7 @@ def run_list(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 def run_new(request: HttpRequest) -> HttpResponse:
     """The form that starts a run."""
-    form = RunForm(request.POST or None, today=clock.now())
+    form = RunForm(request.POST if request.method == "POST" else None, today=clock.now())
     if request.method == "POST" and form.is_valid():
         run = runs.run_start(**form.run_fields(), by=actor_of(request), at=clock.now())
         messages.success(request, f"Run {run.pk} is queued.")
