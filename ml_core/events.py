@@ -16,9 +16,10 @@ HEARTBEAT_S = 4.0
 
 
 class EventLog:
-    """Writer of FOLDER/events.jsonl (appends); `finished` once done or failed is written. As a context manager it also beats every `heartbeat_s` seconds.
+    """Writer of FOLDER/events.jsonl (appends). As a context manager it also beats every `heartbeat_s` seconds.
 
-    Safe to call from several threads. Numbers that are not finite are written as null, since JSON has no NaN.
+    `finished` is True once done or failed is written. Safe to call from several threads. Numbers that are not finite
+    are written as null, since JSON has no NaN.
     """
 
     def __init__(self, folder: Path | str, *, heartbeat_s: float = HEARTBEAT_S) -> None:

@@ -1,10 +1,12 @@
-"""An engine without torch that keeps the contract: for tests of the platform, never for real decisions."""
+"""FakeEngine: a torch-free engine for tests that keeps the whole contract; nothing that it says is worth anything."""
 
 import hashlib
 import json
+import math
 import time
-from dataclasses import replace
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from ml_core.contracts import (
     Counterfactual,
@@ -15,6 +17,7 @@ from ml_core.contracts import (
     EntityState,
     Finding,
     FindingState,
+    ImageInput,
     Label,
     ModelDescription,
     ModelKey,
@@ -30,161 +33,216 @@ from ml_core.contracts import (
 )
 from ml_core.errors import ArtifactError, InputError, StateError
 
-USUAL_CENTS = 5_000
-VERSION = 1
-IMAGE_MARKS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
-MAX_IMAGES = 16
+BASE_POINTS = 5.0
+LEAST_IMAGE_BYTES = 256
+FINDINGS = ("Pleural Effusion", "Pneumothorax", "Cardiomegaly", "Consolidation")
+_Memory = dict[tuple[EntityKind, str], dict[str, Any]]
 
 
 class FakeEngine:
-    """Scores by the amount against the card's own mean, drafts by the images' digests; equal input, equal answer."""
+    """Scores grow with the amount over the card's own mean and with the terminal's known frauds; all in the states."""
 
     def score(self, request: ScoreRequest, /) -> ScoreResult:
         """Score transactions; returns changed states too."""
-        began = time.perf_counter()
-        _require(request.model, kind=ModelKind.FRAUD)
-        given = {(state.kind, state.key): state for state in request.states}
-        memory = {key: _unpack(state) for key, state in given.items()}
-        scores: list[Score] = []
-        order = [(transaction.at, transaction.id) for transaction in request.transactions]
+        started = time.perf_counter()
+        _need(request.model, kind=ModelKind.FRAUD)
+        order = [(item.at, item.id) for item in request.transactions]
         if order != sorted(order):
-            raise InputError("transactions: must be sorted by at, then id")
-        _learn(memory, labels=request.labels)
-        for transaction in request.transactions:
-            card = memory.setdefault((EntityKind.CARD, transaction.card), _empty())
-            terminal = memory.setdefault((EntityKind.TERMINAL, transaction.terminal), _empty())
-            scores.append(_score(transaction, card=card, terminal=terminal, explain_from=request.explain_from))
-            _append(card, transaction=transaction)
-            _append(terminal, transaction=transaction)
+            raise InputError("transactions: must be sorted by at, ties by id")
+        memory = {(state.kind, state.key): _memory(state) for state in request.states}
+        for label in request.labels:
+            _learn(memory, label=label)
+        scores = tuple(
+            _score(memory, transaction=item, explain_from=request.explain_from) for item in request.transactions
+        )
+        states = _changed(memory, before=request.states)
         return ScoreResult(
-            model_digest=request.model.digest,
-            scores=tuple(scores),
-            states=_changed(memory, given=given),
-            seconds=time.perf_counter() - began,
+            model_digest=request.model.digest, scores=scores, states=states, seconds=time.perf_counter() - started
         )
 
     def learn_labels(
         self, model: ModelKey, states: tuple[EntityState, ...], labels: tuple[Label, ...]
     ) -> tuple[EntityState, ...]:
-        """Put labels that became known into the states of their cards and terminals."""
-        _require(model, kind=ModelKind.FRAUD)
-        given = {(state.kind, state.key): state for state in states}
-        memory = {key: _unpack(state) for key, state in given.items()}
-        _learn(memory, labels=labels)
-        return _changed(memory, given=given)
+        """Put labels that became known into the states of their cards and terminals; returns the changed states."""
+        _need(model, kind=ModelKind.FRAUD)
+        memory = {(state.kind, state.key): _memory(state) for state in states}
+        for label in labels:
+            _learn(memory, label=label)
+        return _changed(memory, before=states)
 
     def draft(self, request: DraftRequest, /) -> DraftResult:
-        """Draft one report a study; a study of which no image is an image is declined by name."""
-        began = time.perf_counter()
-        _require(request.model, kind=ModelKind.REPORT)
+        """Draft one report a study: what it says follows from the bytes of the images alone."""
+        started = time.perf_counter()
+        _need(request.model, kind=ModelKind.REPORT)
         drafts = tuple(_draft(study) for study in request.studies)
-        return DraftResult(model_digest=request.model.digest, drafts=drafts, seconds=time.perf_counter() - began)
+        return DraftResult(model_digest=request.model.digest, drafts=drafts, seconds=time.perf_counter() - started)
 
     def describe(self, folder: str, /) -> ModelDescription:
-        """Read a real manifest where one lies, verified as the real engine does."""
-        from ml_core import artifacts
-
-        return artifacts.describe(folder)
+        """Read a real manifest and verify every digest, as ml_core.artifacts does (which apps may not import)."""
+        root = Path(folder)
+        try:
+            body = json.loads((root / "manifest.json").read_text())
+            digest = body.pop("digest")
+            _verify(root, body=body, digest=digest)
+            return ModelDescription(
+                kind=ModelKind(body["kind"]),
+                digest=digest,
+                folder=folder,
+                name=body["name"],
+                recipe=body["recipe"],
+                created=body["created"],
+                parameters=body["parameters"],
+                size_bytes=sum(entry["bytes"] for entry in body["files"].values()),
+                teacher_digest=body["teacher_digest"],
+                licence=body["licence"],
+                metrics=body["metrics"],
+                card=(root / "card.md").read_text(),
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise ArtifactError(f"{folder} is not an artifact: {error!r}") from error
 
     def load(self, model: ModelKey, /) -> None:
-        """Nothing to load; a folder that does not exist is still refused."""
-        if not Path(model.folder).is_dir():
-            raise ArtifactError(f"{model.folder} is no folder")
+        """Verify that the folder holds exactly this model."""
+        described = self.describe(model.folder)
+        if (described.digest, described.kind) != (model.digest, model.kind):
+            raise ArtifactError(f"{model.folder} holds {described.kind} {described.digest}, not {model.digest}")
 
 
-def _require(model: ModelKey, *, kind: ModelKind) -> None:
-    if model.kind != kind:
-        raise InputError(f"model: a {model.kind} model cannot do {kind} work")
+def _need(model: ModelKey, *, kind: ModelKind) -> None:
+    if model.kind is not kind:
+        raise InputError(f"model: a {kind} model is needed, not {model.kind}")
 
 
-def _empty() -> dict[str, int]:
-    return {"version": VERSION, "count": 0, "sum_cents": 0, "frauds": 0, "genuine": 0}
+def _verify(root: Path, *, body: dict[str, Any], digest: str) -> None:
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    if hashlib.sha256(canonical.encode()).hexdigest() != digest:
+        raise ArtifactError(f"{root / 'manifest.json'} does not match its digest")
+    for name, entry in body["files"].items():
+        if hashlib.sha256((root / name).read_bytes()).hexdigest() != entry["sha256"]:
+            raise ArtifactError(f"{root / name} does not match its digest")
 
 
-def _unpack(state: EntityState) -> dict[str, int]:
+# ---------------------------------------------------------------- fraud
+
+
+def _memory(state: EntityState) -> dict[str, Any]:
     if not state.data:
-        return _empty()
+        return {"version": 1, "n": 0, "cents": 0, "frauds": 0, "waiting": []}
     try:
         memory = json.loads(state.data)
         version = memory["version"]
     except (ValueError, KeyError, TypeError) as error:
-        raise StateError(f"state of {state.kind} {state.key} is damaged: {error!r}") from error
-    if version != VERSION:
-        raise StateError(f"state of {state.kind} {state.key} has version {version}, expected {VERSION}")
+        raise StateError(f"state of {state.kind} {state.key!r} is damaged") from error
+    if version != 1:
+        raise StateError(f"state of {state.kind} {state.key!r} has version {version!r}")
     return memory
 
 
-def _changed(
-    memory: dict[tuple[EntityKind, str], dict[str, int]], *, given: dict[tuple[EntityKind, str], EntityState]
-) -> tuple[EntityState, ...]:
-    states = []
-    for (kind, key), values in memory.items():
-        before = given.get((kind, key), EntityState(kind=kind, key=key))
-        after = replace(before, data=json.dumps(values, sort_keys=True).encode())
-        if after.data != before.data and values != _empty():
-            states.append(after)
-    return tuple(states)
+def _changed(memory: _Memory, *, before: Iterable[EntityState]) -> tuple[EntityState, ...]:
+    after = (
+        EntityState(
+            kind=state.kind, key=state.key, data=json.dumps(memory[state.kind, state.key], sort_keys=True).encode()
+        )
+        for state in before
+    )
+    fresh = {(state.kind, state.key): json.dumps(_memory(state), sort_keys=True).encode() for state in before}
+    return tuple(state for state in after if state.data != fresh[state.kind, state.key])
 
 
-def _learn(memory: dict[tuple[EntityKind, str], dict[str, int]], *, labels: tuple[Label, ...]) -> None:
-    for label in labels:
-        for key in ((EntityKind.CARD, label.card), (EntityKind.TERMINAL, label.terminal)):
-            memory.setdefault(key, _empty())["frauds" if label.fraud else "genuine"] += 1
+def _of(memory: _Memory, kind: EntityKind, key: str) -> dict[str, Any]:
+    if (kind, key) not in memory:
+        raise InputError(f"states: {kind} {key!r} is missing")
+    return memory[kind, key]
 
 
-def _append(memory: dict[str, int], *, transaction: Transaction) -> None:
-    memory["count"] += 1
-    memory["sum_cents"] += transaction.amount_cents
+def _learn(memory: _Memory, *, label: Label) -> None:
+    """A label waits in its terminal's state until it is known, and then counts there."""
+    _of(memory, EntityKind.CARD, label.card)
+    _of(memory, EntityKind.TERMINAL, label.terminal)["waiting"].append([label.known_at, int(label.fraud)])
 
 
-def _score(transaction: Transaction, *, card: dict[str, int], terminal: dict[str, int], explain_from: float) -> Score:
-    usual = (card["sum_cents"] + 2 * USUAL_CENTS) / (card["count"] + 2)
-    ratio = transaction.amount_cents / max(usual, 100.0)
-    parts = {
-        "amount": (min(60.0, 12.0 * max(ratio - 1.0, 0.0)), f"amount is {ratio:.1f} × this card’s usual"),
-        "terminal": (min(38.0, 10.0 * terminal["frauds"]), f"{terminal['frauds']} frauds known at this terminal"),
-    }
-    base = 1.0
-    probability = (base + sum(points for points, _ in parts.values())) / 100.0
-    if probability < explain_from:
-        return Score(transaction_id=transaction.id, probability=probability)
+def _score(memory: _Memory, *, transaction: Transaction, explain_from: float) -> Score:
+    card = _of(memory, EntityKind.CARD, transaction.card)
+    terminal = _of(memory, EntityKind.TERMINAL, transaction.terminal)
+    known = [fraud for at, fraud in terminal["waiting"] if at <= transaction.at]
+    terminal["waiting"] = [item for item in terminal["waiting"] if item[0] > transaction.at]
+    terminal["frauds"] += sum(known)
+    mean = card["cents"] / card["n"] if card["n"] else float(transaction.amount_cents)
+    ratio = transaction.amount_cents / max(mean, 1.0)
+    amount_points = 60.0 * (1.0 - math.exp(-max(0.0, ratio - 1.0) / 2.0))
+    terminal_points = 30.0 * (1.0 - math.exp(-float(terminal["frauds"])))
+    points = BASE_POINTS + amount_points + terminal_points
+    card["n"] += 1
+    card["cents"] += transaction.amount_cents
+    terminal["n"] += 1
+    if transaction.label is not None and transaction.label_known_at is not None:
+        terminal["waiting"].append([transaction.label_known_at, int(transaction.label)])
+    if points / 100.0 < explain_from:
+        return Score(transaction_id=transaction.id, probability=points / 100.0)
     return Score(
         transaction_id=transaction.id,
-        probability=probability,
-        base_points=base,
-        reasons=tuple(Reason(feature=name, text=text, points=points) for name, (points, text) in parts.items()),
-        counterfactuals=(Counterfactual(feature="amount", text=f"the amount had been {usual / 100:.2f} or less"),),
-        features={"amount": transaction.amount_cents / 100, "ratio": ratio, "terminal_frauds": terminal["frauds"]},
+        probability=points / 100.0,
+        base_points=BASE_POINTS,
+        reasons=(
+            Reason(feature="amount", text=f"Amount is {ratio:.1f} times the card's mean", points=amount_points),
+            Reason(
+                feature="terminal", text=f"{terminal['frauds']} known frauds at the terminal", points=terminal_points
+            ),
+        ),
+        counterfactuals=(Counterfactual(feature="amount", text=f"An amount of {mean / 100:.2f} or less"),),
+        features={"amount_ratio": ratio, "terminal_frauds": float(terminal["frauds"])},
     )
 
 
-def _is_image(encoded: bytes) -> bool:
-    return len(encoded) > 200 and (encoded[128:132] == b"DICM" or encoded.startswith(IMAGE_MARKS))
+# ---------------------------------------------------------------- radiology
 
 
 def _draft(study: StudyInput) -> Draft:
-    if not 1 <= len(study.images) <= MAX_IMAGES:
-        raise InputError(f"study {study.key}: 1 to {MAX_IMAGES} images, not {len(study.images)}")
-    images = [image for image in study.images if _is_image(image.encoded)]
-    if not images:
-        return Draft(study_key=study.key, declined=True, declined_reason="None of the files is a readable image.")
-    effusion = hashlib.sha256(images[0].encoded).digest()[0] >= 128
-    state = FindingState.POSITIVE if effusion else FindingState.NEGATIVE
-    said = "There is a small left pleural effusion." if effusion else "No pleural effusion."
-    end = "Small left pleural effusion." if effusion else "No acute cardiopulmonary abnormality."
-    return Draft(
-        study_key=study.key,
-        declined=False,
-        findings=(Finding(name="Pleural Effusion", state=state, probability=0.9 if effusion else 0.1),),
-        sentences=(
-            Sentence(
-                section=Section.FINDINGS,
-                text=said,
-                confidence=0.9,
-                finding="Pleural Effusion",
-                image_key=images[0].key,
-                box=(0.6, 0.6, 0.3, 0.3) if effusion else None,
-            ),
-            Sentence(section=Section.IMPRESSION, text=end, confidence=0.8),
-        ),
+    if not study.images:
+        return Draft(study_key=study.key, declined=True, declined_reason="The study has no images.")
+    for image in study.images:
+        if not _is_image(image.encoded):
+            reason = f"Image {image.key} cannot be read as DICOM, PNG or JPEG, so no draft was written."
+            return Draft(study_key=study.key, declined=True, declined_reason=reason)
+    seed = hashlib.sha256(b"".join(hashlib.sha256(image.encoded).digest() for image in study.images)).digest()
+    findings = tuple(_finding(name, byte=seed[number]) for number, name in enumerate(FINDINGS))
+    told = [item for item in findings if item.state is not FindingState.ABSENT]
+    sentences = [_sentence(item, image=study.images[0], byte=seed[-1 - i]) for i, item in enumerate(told)]
+    positive = [item.name.lower() for item in findings if item.state is FindingState.POSITIVE]
+    closing = f"Findings suggest {' and '.join(positive)}." if positive else "No acute finding."
+    sentences.append(Sentence(section=Section.IMPRESSION, text=closing, confidence=0.8))
+    return Draft(study_key=study.key, declined=False, findings=findings, sentences=tuple(sentences))
+
+
+def _is_image(encoded: bytes) -> bool:
+    known = encoded.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or encoded[128:132] == b"DICM"
+    return known and len(encoded) >= LEAST_IMAGE_BYTES
+
+
+def _finding(name: str, *, byte: int) -> Finding:
+    probability = byte / 255.0
+    if probability >= 0.7:
+        state = FindingState.POSITIVE
+    elif probability >= 0.6:
+        state = FindingState.UNCERTAIN
+    else:
+        state = FindingState.NEGATIVE if probability >= 0.2 else FindingState.ABSENT
+    return Finding(name=name, state=state, probability=probability)
+
+
+def _sentence(finding: Finding, *, image: ImageInput, byte: int) -> Sentence:
+    name = finding.name.lower()
+    text = {
+        FindingState.POSITIVE: f"There is {name}.",
+        FindingState.UNCERTAIN: f"Possible {name}.",
+        FindingState.NEGATIVE: f"No {name}.",
+    }[finding.state]
+    box = (0.1 + byte / 1024, 0.2, 0.3, 0.25) if finding.state is not FindingState.NEGATIVE else None
+    return Sentence(
+        section=Section.FINDINGS,
+        text=text,
+        confidence=max(finding.probability, 1.0 - finding.probability),
+        finding=finding.name,
+        image_key=image.key if box else "",
+        box=box,
     )
