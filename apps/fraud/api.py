@@ -30,7 +30,7 @@ def labelled_transactions_write(*, path: Path, since: datetime, until: datetime)
 
     Amounts are units with two decimals, moments UTC, cards and terminals opaque keys.
     """
-    rows = selectors.labelled_transactions(since=since, until=until)
+    rows = selectors.labelled_transactions(since=since, until=until, known_by=clock.now())
     written = 0
     with pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
         while chunk := list(islice(rows, _ROWS)):

@@ -148,6 +148,12 @@ class Transaction(models.Model):
     def __str__(self) -> str:
         return f"{self.source}/{self.external_id}"
 
+    @property
+    def truth(self) -> bool | None:
+        """The label as far as it is known by now."""
+        known = self.label_known_at is not None and self.label_known_at <= clock.now()
+        return self.label if known else None
+
 
 class StateKind(models.TextChoices):
     """What a state belongs to."""
@@ -209,10 +215,10 @@ class Alert(models.Model):
     band = models.PositiveSmallIntegerField()
     threshold = models.FloatField()
     base_points = models.FloatField()
-    reasons = models.JSONField(default=list)
-    counterfactuals = models.JSONField(default=list)
-    features = models.JSONField(default=dict)
-    rule_hits = models.JSONField(default=list)
+    reasons = models.JSONField(default=list, blank=True)
+    counterfactuals = models.JSONField(default=list, blank=True)
+    features = models.JSONField(default=dict, blank=True)
+    rule_hits = models.JSONField(default=list, blank=True)
     main_reason = models.CharField(max_length=200, blank=True)
     model_digest = models.CharField(max_length=64)
     scored_at = models.DateTimeField()
@@ -267,8 +273,8 @@ class AlertSnapshot(models.Model):
 
     alert = models.OneToOneField(Alert, on_delete=models.CASCADE, related_name="snapshot", primary_key=True)
     states = models.BinaryField()
-    preceding = models.JSONField(default=list)
-    labels = models.JSONField(default=dict)
+    preceding = models.JSONField(default=list, blank=True)
+    labels = models.JSONField(default=dict, blank=True)
     asked_at = models.DateTimeField(null=True, blank=True)
     outcome = models.CharField(max_length=40, blank=True)
     outcome_at = models.DateTimeField(null=True, blank=True)

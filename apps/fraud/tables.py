@@ -98,7 +98,7 @@ def timeline(rows: Sequence[Transaction], *, this: Transaction) -> Timeline:
             y=y_of(row.amount_cents),
             title=f"{row.at:%d %b %Y %H:%M}, {money_words(row.amount_cents, currency=row.currency)}",
             kind="this" if row.pk == this.pk else "alerted" if _alerted(row) else "usual",
-            fraud=row.label is True,
+            fraud=row.truth is True,
         )
         for row in points_of
     )
@@ -151,7 +151,7 @@ def _ceiling(cents: int) -> int:
 
 
 def _words(rows: Sequence[Transaction], *, this: Transaction, middle: float | None) -> str:
-    frauds = sum(1 for row in rows if row.label is True)
+    frauds = sum(1 for row in rows if row.truth is True)
     usual = (
         "" if middle is None else f", the median of the others is {money_words(round(middle), currency=this.currency)}"
     )

@@ -9,7 +9,17 @@ from django.db.models import Count, Q, QuerySet, Sum
 from apps.core.rules import band_of
 from apps.fraud import rules
 from apps.fraud.contracts import ScoreAnswer
-from apps.fraud.models import Alert, AlertPolicy, AlertState, Disposition, ScoreBatch, ScoreState, Transaction
+from apps.fraud.models import (
+    Alert,
+    AlertPolicy,
+    AlertState,
+    Disposition,
+    Import,
+    ImportState,
+    ScoreBatch,
+    ScoreState,
+    Transaction,
+)
 
 _ITERATE_ROWS = 20_000
 _IN_IDS = 500
@@ -69,9 +79,10 @@ def card_amounts(
     return found
 
 
-def labelled_transactions(*, since: datetime, until: datetime) -> Iterator[tuple]:
-    """Transactions with a known truth: (id, at, card token, terminal key, cents, fraud), in the order of time."""
-    rows = Transaction.objects.filter(at__gte=since, at__lt=until, label__isnull=False).order_by("at", "id")
+def labelled_transactions(*, since: datetime, until: datetime, known_by: datetime) -> Iterator[tuple]:
+    """Transactions whose truth was known at `known_by`: (id, at, card token, terminal key, cents, fraud), by time."""
+    rows = Transaction.objects.filter(at__gte=since, at__lt=until, label__isnull=False, label_known_at__lte=known_by)
+    rows = rows.order_by("at", "id")
     yield from rows.values_list("id", "at", "card__token", "terminal__key", "amount_cents", "label").iterator(
         chunk_size=_ITERATE_ROWS
     )
@@ -146,3 +157,23 @@ def answer_for(*, transaction_id: int, source: str) -> ScoreAnswer | None:
     if not Transaction.objects.filter(pk=transaction_id, source=source).exists():
         return None
     return answers(ids=[transaction_id])[0]
+
+
+def import_finished(*, source: str) -> bool:
+    """Whether a file of this source was read to its end and none of its rows waits for a score."""
+    done = Import.objects.filter(source=source, state=ImportState.DONE)
+    return done.exists() and not ScoreBatch.objects.filter(imported__source=source, state="queued").exists()
+
+
+def batches_waiting(*, source: str) -> list[tuple[int, int]]:
+    """(id, attempt) of the batches of a source that wait, in order."""
+    waiting = ScoreBatch.objects.filter(imported__source=source, state="queued").order_by("id")
+    return list(waiting.values_list("id", "attempt"))
+
+
+def alerts_open_before(*, before: datetime, source: str) -> list[Alert]:
+    """Open alerts of one source that opened before a moment, oldest first, with their transactions."""
+    found = Alert.objects.exclude(state=AlertState.CLOSED).filter(
+        opened_at__lt=before, transaction__source=source, escalated=False
+    )
+    return list(found.select_related("transaction").order_by("opened_at", "id"))

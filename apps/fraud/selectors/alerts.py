@@ -16,7 +16,7 @@ TERMINAL_DAYS = 30
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TerminalDay:
-    """Transactions of a terminal on one day, those known as fraud, and how many cards."""
+    """Transactions of a terminal on one day, those known by now as fraud, and how many cards."""
 
     day: date
     transactions: int
@@ -37,7 +37,7 @@ class AlertView:
     notes: tuple[AlertNote, ...]
 
 
-def alert_view(*, alert_id: int) -> AlertView | None:
+def alert_view(*, alert_id: int, now: datetime) -> AlertView | None:
     """The alert page's data, None when there is no such alert."""
     alert = (
         Alert.objects.select_related("transaction", "card", "terminal", "claimed_by", "snapshot")
@@ -53,7 +53,7 @@ def alert_view(*, alert_id: int) -> AlertView | None:
         alert=alert,
         card_rows=rows,
         card_total=Transaction.objects.filter(card_id=alert.card_id).count(),
-        terminal_days=terminal_days(terminal=alert.terminal, until=at),
+        terminal_days=terminal_days(terminal=alert.terminal, until=at, known_by=now),
         dispositions=tuple(history.filter(alert=alert)),
         card_dispositions=tuple(
             history.filter(alert__card_id=alert.card_id).exclude(alert=alert).select_related("alert")[:10]
@@ -68,7 +68,7 @@ def card_rows(*, card: Card, since: datetime, until: datetime) -> tuple[Transact
     return tuple(rows.order_by("-at", "-id")[:CARD_CHART_ROWS])
 
 
-def terminal_days(*, terminal: Terminal, until: datetime) -> tuple[TerminalDay, ...]:
+def terminal_days(*, terminal: Terminal, until: datetime, known_by: datetime) -> tuple[TerminalDay, ...]:
     """The days of a terminal up to a moment, without gaps."""
     first = (until - timedelta(days=TERMINAL_DAYS - 1)).date()
     rows = (
@@ -76,7 +76,11 @@ def terminal_days(*, terminal: Terminal, until: datetime) -> tuple[TerminalDay, 
         .annotate(day=TruncDate("at"))
         .values("day")
         .order_by("day")
-        .annotate(n=Count("id"), frauds=Count("id", filter=Q(label=True)), cards=Count("card_id", distinct=True))
+        .annotate(
+            n=Count("id"),
+            frauds=Count("id", filter=Q(label=True, label_known_at__lte=known_by)),
+            cards=Count("card_id", distinct=True),
+        )
     )
     found = {row["day"]: row for row in rows}
     days = (first + timedelta(days=i) for i in range(TERMINAL_DAYS))

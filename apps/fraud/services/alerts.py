@@ -125,7 +125,7 @@ def note_add(*, alert_id: int, text: str, by: Actor, at: datetime) -> AlertNote:
     text = _checked_note(text)
     if not text:
         raise AlertInputError("the note is empty")
-    note = AlertNote(alert_id=alert_id, text=text, by_id=by.user_id, at=at)
+    note = AlertNote(alert=_locked(alert_id), text=text, by_id=by.user_id, at=at)
     note.full_clean()
     note.save()
     record(AuditEvent(actor=by, verb="alert.note", object_type="alert", object_id=str(alert_id), at=at))

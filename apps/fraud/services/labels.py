@@ -11,7 +11,7 @@ from apps.engine.port import get_engine
 from apps.fraud import rules, selectors
 from apps.fraud.models import Disposition
 from apps.fraud.services import bulk
-from apps.fraud.services.scoring import states_given
+from apps.fraud.services.scoring import engine_id, states_given
 from apps.registry import api as registry
 from ml_core.contracts import Label, ModelKind
 
@@ -39,7 +39,7 @@ def _learn_some(*, at: datetime) -> int:
         keys["terminal"].add(scored.terminal.key)
         labels.append(
             Label(
-                transaction_id=str(scored.pk),
+                transaction_id=engine_id(scored.pk),
                 at=int(scored.at.timestamp()),
                 card=scored.card.token,
                 terminal=scored.terminal.key,

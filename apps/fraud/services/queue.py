@@ -47,7 +47,7 @@ def closed_read(*, by: Actor, at: datetime, offset: int) -> queue_selectors.Queu
 @transaction.atomic
 def alert_read(*, alert_id: int, by: Actor, at: datetime) -> alert_selectors.AlertView | None:
     """Everything about an alert; the reading is recorded. None when there is no such alert."""
-    view = alert_selectors.alert_view(alert_id=alert_id)
+    view = alert_selectors.alert_view(alert_id=alert_id, now=at)
     if view is not None:
         record(AuditEvent(actor=by, verb="alert.read", object_type="alert", object_id=str(alert_id), at=at))
     return view

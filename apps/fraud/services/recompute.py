@@ -83,7 +83,7 @@ def _score(snapshot: AlertSnapshot) -> Score:
     result = get_engine().score(
         ScoreRequest(model=model, transactions=tuple(asked), states=states, explain_from=alert.threshold)
     )
-    return next(score for score in result.scores if score.transaction_id == str(alert.transaction_id))
+    return next(score for score in result.scores if score.transaction_id == scoring.engine_id(alert.transaction_id))
 
 
 def _reasons_same(score: Score, alert: Alert) -> bool:

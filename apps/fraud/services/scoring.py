@@ -147,10 +147,15 @@ def _score_once(ids: Sequence[int], *, at: datetime, replay: bool) -> ScoredBatc
         return _write(rows, result=result, model=model, before=before, threshold=policy.threshold, at=at, replay=replay)
 
 
+def engine_id(pk: int) -> str:
+    """A transaction's id as the engine knows it: padded, so that text and number sort alike (ties in time)."""
+    return f"{pk:012d}"
+
+
 def engine_transaction(row: "_Row | Transaction", *, card: str, terminal: str) -> EngineTransaction:
     """A transaction in the engine's terms: its id is ours, moments are seconds."""
     return EngineTransaction(
-        id=str(row.id),
+        id=engine_id(row.id),
         at=int(row.at.timestamp()),
         card=card,
         terminal=terminal,

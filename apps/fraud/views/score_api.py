@@ -14,6 +14,7 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from ninja import Field, Header, NinjaAPI, Schema
 from ninja.errors import AuthenticationError, ValidationError
+from ninja.security import APIKeyHeader, HttpBearer
 from pydantic import AwareDatetime, ConfigDict, field_validator, model_validator
 
 from apps.accounts.api import Actor, Role, key_authenticate
@@ -98,15 +99,23 @@ class ErrorOut(Schema):
 _ERRORS = {401: ErrorOut, 409: ErrorOut, 422: ErrorOut}
 
 
-async def authenticate(request: HttpRequest) -> Actor | None:
-    """The integrator whose key the request carries."""
-    secret = request.headers.get("X-API-Key", "")
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    secret = token.strip() if scheme.lower() == "bearer" else secret
-    if not secret:
-        return None
-    actor = await sync_to_async(key_authenticate)(secret, origin=request.META.get("REMOTE_ADDR", ""))
-    return actor if actor is not None and actor.role in _ROLES else None
+class _Bearer(HttpBearer):
+    """`Authorization: Bearer KEY`."""
+
+    async def authenticate(self, request: HttpRequest, token: str) -> Actor | None:
+        return await _actor(request, token)
+
+
+class _Header(APIKeyHeader):
+    """`X-API-Key: KEY`."""
+
+    param_name = "X-API-Key"
+
+    async def authenticate(self, request: HttpRequest, key: str | None) -> Actor | None:
+        return await _actor(request, key) if key else None
+
+
+authenticate = [_Bearer(), _Header()]
 
 
 @api.post(
@@ -184,6 +193,11 @@ def _refused(request: HttpRequest, error: AppError) -> HttpResponse:
     return api.create_response(
         request, {"code": error.code, "message": error.message, "fields": {}}, status=error.status
     )
+
+
+async def _actor(request: HttpRequest, secret: str) -> Actor | None:
+    actor = await sync_to_async(key_authenticate)(secret, origin=request.META.get("REMOTE_ADDR", ""))
+    return actor if actor is not None and actor.role in _ROLES else None
 
 
 async def _listening() -> bool:

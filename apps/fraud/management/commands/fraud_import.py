@@ -139,6 +139,9 @@ def _run(path: Path, *, schema: Schema, where: str, console: Console, options: d
             on_batch=_score_here if where == "here" else None,
             on_progress=on_progress,
         )
+        if where == "here":  # what an interrupted run left behind
+            for batch_id, attempt in selectors.batches_waiting(source=schema.source):
+                scoring.batch_score_next(batch_id=batch_id, attempt=attempt, at=clock.now())
         if where == "queue" and report.stored:
             _wait(report, progress=progress)
     return imports.import_report(import_id=report.import_id, bad=report.bad, seconds=time.monotonic() - started)
