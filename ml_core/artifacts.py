@@ -141,6 +141,8 @@ def describe(folder: Path | str) -> ModelDescription:
         parameters=manifest.parameters,
         size_bytes=sum(entry.bytes for entry in manifest.files.values()),
         teacher_digest=manifest.teacher_digest,
+        data_digest=manifest.data_digest,
+        git_revision=manifest.git_revision,
         licence=manifest.licence,
         metrics=manifest.metrics,
         card=(Path(folder) / CARD).read_text(),

@@ -5,15 +5,7 @@ import json
 from pathlib import Path
 
 from ml_core import artifacts
-from ml_core.contracts import ModelDescription, ModelKind
-
-
-class ManifestEngine:
-    """An engine that only describes, by reading real manifests; enough for the registry."""
-
-    def describe(self, folder: str, /) -> ModelDescription:
-        """The manifest of the folder, verified."""
-        return artifacts.describe(folder)
+from ml_core.contracts import ModelKind
 
 
 def artifact_make(

@@ -36,6 +36,7 @@ def test_a_registered_artifact_is_a_candidate_with_its_manifests_facts(store):
     assert (model.digest, model.state, model.kind, model.name) == (digest, "candidate", "fraud", "a")
     assert model.metrics == {"ap": 0.7, "auc": 0.9}
     assert (model.recipe, model.teacher_digest, model.created_by) == ("fraud_dfad_small", "e" * 64, "admin-1")
+    assert (model.data_digest, model.git_revision) == ("d" * 64, "0" * 40)
     assert api.model_get(digest).key.digest == digest
 
 
