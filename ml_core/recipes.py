@@ -8,6 +8,11 @@ from ml_core.errors import RunError
 Recipe = Callable[[], RunSpec]
 
 
+def fraud_dfad_int8() -> RunSpec:
+    """The shipped fraud student: simulated banks, LightGBM and transformer teachers, DFAD, INT8; wants a GPU."""
+    return RunSpec(kind=ModelKind.FRAUD, recipe="fraud_dfad_int8")
+
+
 def fraud_dfad_small() -> RunSpec:
     """LightGBM teacher → small INT8 transformer by DFAD; what the training page starts."""
     return RunSpec(kind=ModelKind.FRAUD, recipe="fraud_dfad_small")
@@ -19,6 +24,7 @@ def report_dfad_small() -> RunSpec:
 
 
 RECIPES: dict[str, Recipe] = {
+    "fraud_dfad_int8": fraud_dfad_int8,
     "fraud_dfad_small": fraud_dfad_small,
     "report_dfad_small": report_dfad_small,
 }

@@ -24,7 +24,7 @@ AMOUNT_BINS = 1_024
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FraudStudentConfig:
-    """Sizes. `features` and `channels` are the widths of the inputs; `wide` is the hidden width of the feature token."""
+    """Sizes. `features` and `channels` are the inputs' widths; `wide` is the hidden width of the feature token."""
 
     features: int
     channels: int
@@ -49,7 +49,10 @@ class Taps(NamedTuple):
 
 
 class FraudStudent(nn.Module):
-    """Returns uncalibrated logits; `calibrated` maps logits to what is served (probability = its sigmoid)."""
+    """Returns uncalibrated logits; `calibrated` maps logits to what is served (probability = its sigmoid).
+
+    The reference buffers hold an ordinary genuine transaction: the baseline of the reasons.
+    """
 
     def __init__(self, config: FraudStudentConfig) -> None:
         super().__init__()
@@ -58,6 +61,9 @@ class FraudStudent(nn.Module):
         self.register_buffer("feature_mean", torch.zeros(c.features))
         self.register_buffer("feature_std", torch.ones(c.features))
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
+        self.register_buffer("reference_features", torch.zeros(c.features))
+        self.register_buffer("reference_card", torch.zeros(c.card_tokens, c.channels))
+        self.register_buffer("reference_terminal", torch.zeros(c.terminal_tokens, c.channels))
         self.step_at = nn.Parameter(torch.linspace(math.log(1.0), math.log(2_000.0), c.steps))
         self.step_slope = nn.Parameter(torch.full((c.steps,), math.log(30.0)))
         self.amount_bin = nn.Embedding(AMOUNT_BINS + 1, 16)

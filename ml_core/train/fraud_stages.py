@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from ml_core.config import to_mapping
 from ml_core.data.fraud_features import CHANNELS, FEATURES
-from ml_core.data.handbook import DAY_S, Table
+from ml_core.data.handbook import Table
 from ml_core.distill.dfad import DFADConfig
 from ml_core.errors import RunError
 from ml_core.events import EventLog
 from ml_core.models.fraud_student import FraudStudent, FraudStudentConfig
-from ml_core.seed import derive, seed_all
+from ml_core.seed import derive, numpy_generator, seed_all
 from ml_core.train.fraud_data import BankSize, Batch, Samples, many_banks, table_samples
 from ml_core.train.fraud_fit import FitSettings, fit_calibration, fit_distil, fit_labels, predict, set_scales
 from ml_core.train.fraud_teacher import TreeOutputs, TreeSettings, fit_trees, tree_outputs
@@ -45,7 +45,9 @@ class FraudTraining:
     student: FraudStudentConfig = FraudStudentConfig(features=len(FEATURES), channels=len(CHANNELS))
     student_fit: FitSettings = field(default_factory=FitSettings)
     dfad: DFADConfig = field(default_factory=DFADConfig)
-    quantize_rows: int = 400_000
+    quantize_rows: int = 100_000
+    table_rows: int = 120_000
+    from_champion: bool = False
     workers: int = 0
     device: str = "auto"
 
@@ -95,17 +97,25 @@ def bank_rows(training: FraudTraining, *, seed: int) -> Rows:
     return Rows(train=train, guard=guard, digest=hashlib.sha256(what.encode()).hexdigest())
 
 
-def table_rows(table: Table, *, delay_days: int = 7, guard_days: int = 7) -> Rows:
-    """Rows of one bank: the last week is the guard, the week before it has no labels yet, the rest trains."""
+def table_rows(table: Table, *, limit: int, seed: int, delay_days: int = 7, guard_days: int = 7) -> Rows:
+    """Rows of one bank: the last week is the guard, the week before it has no labels yet, the rest trains.
+
+    At most about `limit` rows train: all frauds and a share of the genuine ones, weighted back.
+    """
     day = table.day - table.day[0]
     last = int(day[-1]) + 1
     end = last - guard_days - delay_days
     warm = min(30, max(7, end - 14))
-    if end - warm < 7 or table.fraud[(day >= warm) & (day < end)].sum() < 20:
+    usable = (day >= warm) & (day < end)
+    if end - warm < 7 or table.fraud[usable].sum() < 20:
         raise RunError(f"{last} days are too few: at least 7 to learn from, 14 to hold back, and 20 known frauds")
-    ones = np.ones(len(table), np.float32)
-    both = table_samples(table, keep=((day >= warm) & (day < end)) | (day >= last - guard_days), weight=ones)
-    n = int(((day >= warm) & (day < end)).sum())
+    share = min(1.0, limit / max(1, int((usable & ~table.fraud).sum())))
+    drawn = numpy_generator(seed, "thin").random(len(table)) < share
+    guard = day >= last - guard_days
+    weight = np.where(table.fraud | guard, 1.0, 1.0 / share).astype(np.float32)
+    train = usable & (table.fraud | drawn)
+    both = table_samples(table, keep=train | guard, weight=weight)
+    n = int(train.sum())
     sha = hashlib.sha256()
     for column in (table.at, table.cents, table.fraud):
         sha.update(np.ascontiguousarray(column).tobytes())
@@ -166,7 +176,12 @@ def fit_student(
 
 
 def calibrate(student: FraudStudent, guard: Batch) -> None:
-    """Set the served scale and shift from guard rows."""
+    """Set the served scale and shift from guard rows, and the reasons' baseline: their ordinary genuine transaction."""
+    genuine = torch.nonzero(guard.fraud == 0).squeeze(1)[:100_000]
+    ordinary = guard.take(genuine)
+    student.reference_features.copy_(ordinary.features.median(0).values)
+    student.reference_card.copy_(ordinary.card.mean(0)[: student.config.card_tokens])
+    student.reference_terminal.copy_(ordinary.terminal.mean(0)[: student.config.terminal_tokens])
     scale, shift = fit_calibration(predict(student, guard), guard)
     student.calibration.copy_(torch.tensor([scale, shift]))
 
@@ -190,23 +205,11 @@ def save_checkpoint(folder: Path, teachers: Teachers, student: FraudStudent) -> 
     save_file(_plain(student), folder / "student.safetensors")
 
 
-def load_student(folder: Path, config: FraudStudentConfig) -> FraudStudent:
-    """The float student of a checkpoint."""
-    student = FraudStudent(config)
-    student.load_state_dict(load_file(folder / "student.safetensors"))
-    return student.eval()
-
-
-def load_transformer(folder: Path, config: FraudStudentConfig) -> FraudStudent:
-    """The transformer teacher of a checkpoint."""
+def load_model(path: Path, config: FraudStudentConfig) -> FraudStudent:
+    """A float model of a checkpoint."""
     model = FraudStudent(config)
-    model.load_state_dict(load_file(folder / "transformer.safetensors"))
+    model.load_state_dict(load_file(path))
     return model.eval()
-
-
-def days_between(table: Table) -> int:
-    """Whole days that a table spans."""
-    return int((table.at[-1] - table.at[0]) // DAY_S) + 1
 
 
 def _plain(model: FraudStudent) -> dict[str, torch.Tensor]:

@@ -1,0 +1,173 @@
+"""Serves the fraud student: transactions and entity states in, scores, reasons and changed states out.
+
+The same request gives the same bits: rows go through the model in calls of CALL rows, in order. A row scored alone and
+in a batch differs by float rounding of the matrix products only (under 1e-5); stored probabilities are rounded to 1e-6.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ml_core import artifacts
+from ml_core.config import from_mapping
+from ml_core.contracts import (
+    EntityKind,
+    EntityState,
+    Label,
+    ModelKind,
+    Score,
+    ScoreRequest,
+    ScoreResult,
+    Transaction,
+)
+from ml_core.data.card_state import FRAUD, GENUINE, Pool, decode_pool, encode_entity, key_hash, learn_label
+from ml_core.data.fraud_features import CHANNELS, FEATURES
+from ml_core.data.replay import Events, Inputs, advance, hash_keys
+from ml_core.errors import ArtifactError, InputError
+from ml_core.models.fraud_student import FraudStudent, FraudStudentConfig
+from ml_core.quant import load_quantized
+from ml_core.serving.fraud_reasons import explain
+
+CALL = 256
+
+
+@dataclass(kw_only=True, slots=True)
+class _Entities:
+    """The states of one kind while a request runs."""
+
+    kind: EntityKind
+    keys: list[str]
+    row: dict[str, int]
+    pool: Pool
+    changed: set[int]
+
+    @classmethod
+    def of(cls, kind: EntityKind, *, keys: Sequence[str], states: Iterable[EntityState]) -> "_Entities":
+        """`keys`: one a transaction, so that each entity gets room; an entity without a state is new."""
+        blobs = {state.key: state.data for state in states if state.kind is kind}
+        names = sorted({*keys, *blobs})
+        row = {key: number for number, key in enumerate(names)}
+        room = np.bincount(np.array([row[key] for key in keys], np.int64), minlength=len(names)).astype(np.int64)
+        pool = decode_pool([blobs.get(key, b"") for key in names], kind=kind, room=room)
+        return cls(kind=kind, keys=names, row=row, pool=pool, changed={row[key] for key in keys})
+
+    def learn(self, key: str, label: Label) -> None:
+        """Write a label into this entity, if it is here and remembers the transaction."""
+        row = self.row.get(key)
+        word = (label.known_at << 2) | (FRAUD if label.fraud else GENUINE)
+        if row is not None and learn_label(self.pool, row, key_hash(label.transaction_id), word):
+            self.changed.add(row)
+
+    def written(self) -> tuple[EntityState, ...]:
+        """The states that changed, in key order."""
+        return tuple(
+            EntityState(kind=self.kind, key=self.keys[row], data=encode_entity(self.pool, row, kind=self.kind))
+            for row in sorted(self.changed)
+        )
+
+
+class FraudScorer:
+    """One loaded student. Raises ArtifactError when the folder holds another kind or another feature layout."""
+
+    def __init__(self, folder: str | Path) -> None:
+        manifest = artifacts.read(folder)
+        if manifest.kind is not ModelKind.FRAUD:
+            raise ArtifactError(f"{folder} holds a {manifest.kind} model, not a fraud model")
+        self.digest = manifest.digest
+        self.model = load_student(folder)
+        self._warm_up()
+
+    def score(self, request: ScoreRequest) -> ScoreResult:
+        """Apply labels, move the states, score in the order of the request."""
+        began = time.perf_counter()
+        transactions = request.transactions
+        if any(a.at > b.at for a, b in zip(transactions, transactions[1:], strict=False)):
+            raise InputError("transactions: not sorted by at")
+        cards = _Entities.of(EntityKind.CARD, keys=[t.card for t in transactions], states=request.states)
+        terminals = _Entities.of(EntityKind.TERMINAL, keys=[t.terminal for t in transactions], states=request.states)
+        for label in request.labels:
+            cards.learn(label.card, label)
+            terminals.learn(label.terminal, label)
+        inputs = advance(cards.pool, terminals.pool, _events(transactions, cards=cards, terminals=terminals))
+        probability = self.probabilities(inputs)
+        scores = tuple(
+            explain(self.model, inputs, i, transaction=t, probability=float(p), threshold=request.explain_from)
+            if p >= request.explain_from
+            else Score(transaction_id=t.id, probability=float(p))
+            for i, (t, p) in enumerate(zip(transactions, probability, strict=True))
+        )
+        return ScoreResult(
+            model_digest=self.digest,
+            scores=scores,
+            states=cards.written() + terminals.written(),
+            seconds=time.perf_counter() - began,
+        )
+
+    def learn_labels(self, states: tuple[EntityState, ...], labels: tuple[Label, ...]) -> tuple[EntityState, ...]:
+        """Put labels into the states given; returns those that changed."""
+        cards = _Entities.of(EntityKind.CARD, keys=(), states=states)
+        terminals = _Entities.of(EntityKind.TERMINAL, keys=(), states=states)
+        for label in labels:
+            cards.learn(label.card, label)
+            terminals.learn(label.terminal, label)
+        return cards.written() + terminals.written()
+
+    def probabilities(self, inputs: Inputs) -> npt.NDArray[np.float64]:
+        """Calibrated probabilities, rounded to 1e-6."""
+        out = np.zeros(len(inputs))
+        with torch.inference_mode():
+            for begin in range(0, len(inputs), CALL):
+                part = slice(begin, begin + CALL)
+                arrays = (inputs.features[part], inputs.card[part], inputs.terminal[part])
+                logits = self.model(*(torch.from_numpy(array) for array in arrays))
+                out[part] = torch.sigmoid(self.model.calibrated(logits).double()).numpy()
+        return np.round(out, 6)
+
+    def _warm_up(self) -> None:
+        """Compile (or load from cache) the state machine, so that the first request does not pay for it."""
+        first = Transaction(id="a", at=0, card="c", terminal="t", amount_cents=1_000)
+        request = ScoreRequest(model=None, transactions=(first,), explain_from=0.0)  # type: ignore[arg-type]
+        states = self.score(request).states
+        label = Label(transaction_id="a", at=0, card="c", terminal="t", fraud=True, known_at=1)
+        self.learn_labels(states, (label,))
+
+
+def load_student(folder: str | Path) -> FraudStudent:
+    """The student of an artifact, ready to serve on the CPU."""
+    manifest = artifacts.read(folder)
+    layout = (manifest.config.get("feature_names"), manifest.config.get("channel_names"))
+    if layout != (list(FEATURES), list(CHANNELS)):
+        raise ArtifactError(f"{folder} was made for another feature layout")
+    model = FraudStudent(from_mapping(FraudStudentConfig, manifest.config["student"]))
+    load_quantized(model, artifacts.load_tensors(folder))
+    return model
+
+
+def _events(transactions: Sequence[Transaction], *, cards: _Entities, terminals: _Entities) -> Events:
+    n = len(transactions)
+
+    def column(values: Iterable[int]) -> npt.NDArray[np.int64]:
+        return np.fromiter(values, np.int64, n)
+
+    return Events(
+        at=column(t.at for t in transactions),
+        offset=column(t.utc_offset_s for t in transactions),
+        cents=column(t.amount_cents for t in transactions),
+        card=column(cards.row[t.card] for t in transactions),
+        terminal=column(terminals.row[t.terminal] for t in transactions),
+        card_key=hash_keys([t.card for t in transactions]),
+        terminal_key=hash_keys([t.terminal for t in transactions]),
+        id_key=hash_keys([t.id for t in transactions]),
+        label_word=column(_label_word(t) for t in transactions),
+    )
+
+
+def _label_word(transaction: Transaction) -> int:
+    if transaction.label is None or transaction.label_known_at is None:
+        return 0
+    return (transaction.label_known_at << 2) | (FRAUD if transaction.label else GENUINE)
