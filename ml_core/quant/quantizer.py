@@ -147,7 +147,9 @@ def _integer(module: nn.Module, levels: Tensor, scale: Tensor) -> nn.Module:
 
 def _converted(name: str, module: nn.Module, new: nn.Module) -> LayerReport:
     weight, levels, scale = module.weight, new.weight, new.weight_scale
-    assert isinstance(weight, Tensor) and isinstance(levels, Tensor) and isinstance(scale, Tensor)
+    assert isinstance(weight, Tensor)
+    assert isinstance(levels, Tensor)
+    assert isinstance(scale, Tensor)
     return LayerReport(
         name=name,
         kind="Linear" if isinstance(new, QuantLinear) else "Embedding",

@@ -11,7 +11,7 @@ from ml_core.quant.swap import replace
 
 
 def quantized_state(model: nn.Module) -> dict[str, Tensor]:
-    """The model's tensors for an artifact: int8 `weight` beside `weight_scale` where quantized; tied ones share memory."""
+    """The model's tensors: int8 `weight` beside `weight_scale` where quantized; tied ones share memory."""
     return {name: tensor.detach() for name, tensor in model.state_dict().items()}
 
 
