@@ -19,14 +19,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoStack]:
-    """A running demo with little data."""
+def demo(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[DemoStack]:
+    """A running demo with little data; its logs are shown when a journey failed."""
     stack = DemoStack(home=tmp_path_factory.mktemp("demo"))
     try:
         stack.start(limit_s=FIRST_START_LIMIT_S)
         yield stack
     finally:
         stack.stop()
+        if request.session.testsfailed:
+            print(stack.log_tails())
 
 
 @pytest.fixture(scope="session")

@@ -80,6 +80,15 @@ class DemoStack:
         assert self._process is not None
         return self._process.wait(timeout=limit_s)
 
+    def log_tails(self, *, lines: int = 60) -> str:
+        """The end of every log that tells of an error."""
+        found = []
+        for path in sorted((self.home / "var" / "log").glob("*.log")):
+            text = path.read_text(errors="replace")
+            if "rror" in text:
+                found += [f"== {path.name}", *text.splitlines()[-lines:]]
+        return "\n".join(found)
+
     def stop(self) -> int:
         if self._process is None or self._process.poll() is not None:
             return 0
