@@ -111,9 +111,10 @@ def fit_distil(
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, data: Batch, *, size: int = 4_096) -> Tensor:
+def predict(model: nn.Module, data: Batch) -> Tensor:
     """Logits of all rows, on the CPU."""
     model.eval()
+    size = 256 if data.features.device.type == "cpu" else 4_096  # on a CPU a larger one falls out of the cache
     parts = []
     for begin in range(0, len(data), size):
         index = torch.arange(begin, min(begin + size, len(data)), device=data.features.device)
