@@ -7,6 +7,7 @@ account takeover, card testing and mule rings. No code and no row of the Handboo
 seed, so that no two banks are alike; `published=True` keeps to the published rules, parameters around the published.
 """
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -252,3 +253,21 @@ def _columns(rng: np.random.Generator, *, rows: Rows, people: _People, start: st
         "COUNTRY": np.array(COUNTRIES)[country],
         "CARD_PRESENT": (~remote).astype(np.int8),
     }
+
+
+def _main() -> None:
+    """`python -m ml_core.data.bank --out FILE`: simulate a bank into a parquet file, for demos and tests."""
+    parser = argparse.ArgumentParser(prog="python -m ml_core.data.bank", description=_main.__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--cards", type=int, default=2_000)
+    parser.add_argument("--terminals", type=int, help="twice the number of cards unless told")
+    parser.add_argument("--days", type=int, default=90)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    terminals = asked.terminals or 2 * asked.cards
+    columns = simulate(seed=asked.seed, cards=asked.cards, terminals=terminals, days=asked.days)
+    write_parquet(columns, asked.out)
+
+
+if __name__ == "__main__":
+    _main()

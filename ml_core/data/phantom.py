@@ -4,7 +4,9 @@ Beer-Lambert attenuation, scatter, quantum noise and detector response follow Bu
 Medical Imaging (3rd ed., chapters 3, 4 and 7); anatomy and disease are drawn by hand-made rules, not taken from anyone.
 """
 
+import argparse
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,3 +121,22 @@ def _mark(grey: Map, rng: np.random.Generator) -> Map:
         ImageDraw.Draw(canvas).text(place, "L" if left else "R", fill=255, font_size=max(8, size // 16))
         grey = np.maximum(grey, np.asarray(canvas, dtype=np.float32) / 255)
     return grey
+
+
+def _main() -> None:
+    """`python -m ml_core.data.phantom --out FOLDER`: write DICOM files of invented patients, for demos and tests."""
+    from ml_core.data.phantom_dicom import make_studies
+
+    parser = argparse.ArgumentParser(prog="python -m ml_core.data.phantom", description=_main.__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--patients", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    for study in make_studies(asked.seed, patients=asked.patients):
+        for name, data in study.files:
+            (asked.out / name).write_bytes(data)
+
+
+if __name__ == "__main__":
+    _main()

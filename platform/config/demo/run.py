@@ -19,7 +19,10 @@ from config.demo.accounts import NAMES, accounts_ensure
 from config.demo.processes import adopt_orphans, resident_mib, stop, stop_descendants
 from config.demo.stack import NotReadyError, Stack
 
-DATA_COMMANDS = ("fraud_demo", "radiology_demo")
+DATA_COMMANDS = {  # management command → its options for a small demo
+    "fraud_demo": ["--small"],
+    "radiology_demo": ["--patients", "12"],
+}
 _READY_LIMIT_S = 240
 _WATCH_EVERY_S = 0.5
 
@@ -94,13 +97,13 @@ def _load_data(stack: Stack, *, var: Path, timings: dict[str, float], out: IO[st
     """Run each app's command once for each database; a file in var/demo/ remembers that it ended well."""
     known = get_commands()
     database = hashlib.sha256(repr(sorted(settings.DATABASES["default"].items(), key=str)).encode()).hexdigest()[:12]
-    for name in DATA_COMMANDS:
+    for name, small in DATA_COMMANDS.items():
         done = var / "demo" / f"{name}-{database}"
         if done.exists() or name not in known:
             continue
         out.write(f"Demo data: {name} (once; log in {var / 'log' / name}.log) …\n")
         with _timed(timings, name):
-            stack.run(name, name, *(["--small"] if settings.DEMO_SMALL else []))
+            stack.run(name, name, *(small if settings.DEMO_SMALL else []))
         done.parent.mkdir(exist_ok=True)
         done.touch()
 
