@@ -188,6 +188,8 @@ def _windows(dataset: Dataset) -> list[Window]:
         if center is None or width is None:
             continue
         name = names[index][:40] if index < len(names) else ""
+        if function == "LINEAR" and 0 < width <= 1:  # LINEAR subtracts 1 from the width: meant is the exact one
+            function = "LINEAR_EXACT"
         known = function if function in ("LINEAR", "LINEAR_EXACT", "SIGMOID") else "LINEAR"
         window = Window(center=center, width=width, name=name, function=known)
         if (center, width) not in {(one.center, one.width) for one in found}:
@@ -196,8 +198,8 @@ def _windows(dataset: Dataset) -> list[Window]:
 
 
 def _absurd(window: Window, low: float, high: float) -> bool:
-    """A window that no number can be (width below 1, huge) or that would show the whole picture black or white."""
-    if window.width <= 0 or (window.function == "LINEAR" and window.width < 1):
+    """A window that no number can be (width 0 or less, huge) or that would show the whole picture black or white."""
+    if window.width <= 0:
         return True
     if abs(window.center) > _ABSURD or window.width > _ABSURD:
         return True

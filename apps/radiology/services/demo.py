@@ -1,4 +1,4 @@
-"""Makes a batch of simulated studies look like a morning's work: priorities, and arrivals spread over the last hours."""
+"""Makes a batch of simulated studies look like a morning's work: priorities, and arrivals spread over hours."""
 
 from datetime import datetime, timedelta
 

@@ -53,6 +53,6 @@ class Command(BaseCommand):
     def _simulate(self, folder: Path, *, patients: int, seed: int) -> None:
         """Run the phantom as a child, so that torch never enters this process."""
         command = [sys.executable, "-m", "ml_core.data.phantom", "--out", str(folder), "--patients", str(patients)]
-        done = subprocess.run([*command, "--seed", str(seed)], cwd=Path(__file__).resolve().parents[4], check=False)  # noqa: S603
+        done = subprocess.run([*command, "--seed", str(seed)], cwd=Path(__file__).resolve().parents[4], check=False)
         if done.returncode or not any(folder.rglob("*.dcm")):
             raise CommandError(f"the simulator wrote no studies (exit status {done.returncode})")

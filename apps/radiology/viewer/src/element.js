@@ -235,7 +235,9 @@ class DicomViewer extends HTMLElement {
   #preset() {
     const chosen = presets(this.#meta)[Number(this.presets.value)];
     if (!chosen || !this.#ready()) return;
-    this.#viewport.setProperties({ voiRange: { lower: chosen.center - chosen.width / 2, upper: chosen.center + chosen.width / 2 } });
+    const offset = chosen.function === "LINEAR" ? 0.5 : 0; // PS3.3 C.11.2.1.2: LINEAR shows center - 0.5 ± (width - 1) / 2
+    const half = (chosen.width - 2 * offset) / 2;
+    this.#viewport.setProperties({ voiRange: { lower: chosen.center - offset - half, upper: chosen.center - offset + half } });
     this.#viewport.render();
   }
 

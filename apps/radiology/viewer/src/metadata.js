@@ -18,7 +18,7 @@ export function readMetadata(item) {
     low: value("00280106", 0),
     high: value("00280107", 255),
     voiFunction: value("00281056", "LINEAR"),
-    windows: centers.map((center, index) => ({ center, width: widths[index], name: names[index] ?? "window" })),
+    windows: centers.map((center, index) => ({ center, width: widths[index], name: names[index] ?? "window", function: value("00281056", "LINEAR") })),
   };
 }
 
