@@ -12,7 +12,7 @@ from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
-from ninja import Field, Header, NinjaAPI, Schema
+from ninja import Field, Header, NinjaAPI, Schema, Status
 from ninja.errors import AuthenticationError, ValidationError
 from ninja.security import APIKeyHeader, HttpBearer
 from pydantic import AwareDatetime, ConfigDict, field_validator, model_validator
@@ -129,7 +129,7 @@ async def score(
     request: HttpRequest,
     body: TransactionIn,
     idempotency_key: Annotated[str, Header(alias="Idempotency-Key", max_length=128)] = "",
-) -> tuple[int, dict[str, Any]]:
+) -> Status:
     """Scores a transaction and answers in the request; after a time-out answers 202 with the URL to ask at.
 
     Sent twice with the same Idempotency-Key it is scored once and answered alike; the same key with another body is
@@ -150,7 +150,7 @@ async def score(
         answer = await _wait(accepted.id) or answer
     if answer.state == "queued":  # the message may have come before we listened for it, or not at all
         answer = (await sync_to_async(selectors.answers)(ids=[accepted.id]))[0]
-    return (202 if answer.state == "queued" else 200), _out(answer)
+    return Status(202 if answer.state == "queued" else 200, _out(answer))
 
 
 @api.get(
@@ -160,13 +160,13 @@ async def score(
     summary="Where a transaction stands",
     url_name="score-status",
 )
-async def status(request: HttpRequest, id: int) -> tuple[int, dict[str, Any]]:
+async def status(request: HttpRequest, id: int) -> Status:
     """The state and, once there is one, the score of a transaction that this key's owner sent."""
     actor: Actor = request.auth  # type: ignore[attr-defined]
     found = await sync_to_async(selectors.answer_for)(transaction_id=id, source=f"api-{actor.user_id}")
     if found is None:
-        return 404, {"code": "not_found", "message": "you have sent no such transaction"}
-    return 200, _out(found)
+        return Status(404, {"code": "not_found", "message": "you have sent no such transaction"})
+    return Status(200, _out(found))
 
 
 @api.exception_handler(AuthenticationError)
