@@ -1,7 +1,6 @@
 """Transformer blocks: self-attention with DPE, cross-attention, the pre-LN block; parameter names are fixed."""
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,7 +20,7 @@ class KVCache:
     length: int = 0
 
     @classmethod
-    def empty(cls, *, b: int, h: int, max_n: int, k: int, device: torch.device, dtype: torch.dtype) -> Self:
+    def empty(cls, *, b: int, h: int, max_n: int, k: int, device: torch.device, dtype: torch.dtype) -> "KVCache":
         """A cache for up to `max_n` positions."""
         shape = (b, h, max_n, k)
         return cls(k=torch.zeros(shape, device=device, dtype=dtype), v=torch.zeros(shape, device=device, dtype=dtype))

@@ -29,6 +29,7 @@ def quantize_artifact(folder: Path, *, out: Path) -> tuple[ModelDescription, lis
     extra = {
         name: (folder / name).read_bytes() for name in manifest.files if name not in {artifacts.WEIGHTS, artifacts.CARD}
     }
+    note = f"INT8 after training (W8A8) of {manifest.digest}; unmeasured."
     description = artifacts.write(
         out,
         kind=manifest.kind,
@@ -41,7 +42,7 @@ def quantize_artifact(folder: Path, *, out: Path) -> tuple[ModelDescription, lis
         teacher_digest=manifest.digest,
         parameters=manifest.parameters,
         licence=manifest.licence,
-        card=f"{(folder / artifacts.CARD).read_text()}\n\nINT8 after training (W8A8) of {manifest.digest}; unmeasured.\n",
+        card=f"{(folder / artifacts.CARD).read_text()}\n\n{note}\n",
         extra_files=extra,
     )
     return description, report

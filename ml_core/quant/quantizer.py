@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ class Quantizer:
         weight_decay: float = 0.0,
         max_grad_norm: float = 1.0,
         progress: Callable[[int, int, float], None] | None = None,
-    ) -> Self:
+    ) -> "Quantizer":
         """Train under fake quantization; call it never for plain post-training quantization.
 
         dataset: batches, to be gone through `epochs` times (a sequence, or a function of the epoch from 0).

@@ -16,7 +16,7 @@ def candidates(model: nn.Module, *, skip: Sequence[str] = ()) -> Iterator[tuple[
     """
     opaque = [name for name, module in model.named_modules() if isinstance(module, _OPAQUE)]
     for name, module in model.named_modules():
-        if any(name == inner or name.startswith(f"{inner}.") for inner in opaque):
+        if any(not inner or name == inner or name.startswith(f"{inner}.") for inner in opaque):
             if next(module.parameters(recurse=False), None) is not None:
                 yield name, module, "its parent reads the weights directly"
         elif type(module) in (nn.Linear, nn.Embedding):

@@ -1,0 +1,15 @@
+"""Tests of the engine: shapes of public signatures are checked at run time (jaxtyping), one thread for torch."""
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+install_import_hook(["ml_core.kernels", "ml_core.layers", "ml_core.distill", "ml_core.quant"], "beartype.beartype")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

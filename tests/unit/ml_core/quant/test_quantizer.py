@@ -1,0 +1,245 @@
+"""Quantization: fake-quant equals the exported integers; biases, ties, shared modules and layouts survive."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from ml_core import artifacts
+from ml_core.contracts import ModelKind
+from ml_core.errors import ArtifactError, InputError
+from ml_core.layers.blocks import Block
+from ml_core.quant import QuantEmbedding, Quantizer, QuantLinear, describe, load_quantized, quantized_state
+from ml_core.quant.scheme import ONEDNN_FROM, activation_scale, engine_for, quantize_activation, quantize_weight
+
+ENGINES = ("int_mm", "onednn", "exact_float")
+
+
+class Model(nn.Module):
+    """An embedding tied to the head, a block, and one linear layer used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, 48)
+        self.block = Block(48, 3, 96, max_n=20)
+        self.first = nn.Linear(48, 48)
+        self.second = self.first
+        self.head = nn.Linear(48, 50, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, ids):
+        return self.head(self.second(self.first(self.block(self.embedding(ids)))))
+
+
+@pytest.fixture
+def ids():
+    return torch.randint(0, 50, (4, 12), generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Model()
+
+
+def linear(*, i=48, o=40, bias=True):
+    torch.manual_seed(1)
+    layer = nn.Linear(i, o, bias=bias)
+    return layer, QuantLinear(*quantize_weight(layer.weight), layer.bias)
+
+
+def reference(x, layer):
+    """The definition in float64: levels of each token times levels of each row, scaled."""
+    wq, ws = quantize_weight(layer.weight)
+    xq, xs = quantize_activation(x)
+    out = ((xq.double() - 128) @ wq.double().t()) * xs.double() * ws.double()
+    return out + layer.bias.double() if layer.bias is not None else out
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("rows", [1, 63, 100])
+@pytest.mark.parametrize("width", [48, 64, 384])
+def test_every_engine_computes_the_definition(engine, rows, width):
+    layer, quantized = linear(i=width)
+    quantized.engine = engine
+    x = torch.randn(rows, width)
+    assert torch.allclose(quantized(x).double(), reference(x, layer), rtol=1e-5, atol=1e-5)
+
+
+def test_all_engines_give_the_same_bits_so_a_row_does_not_depend_on_its_batch():
+    _, quantized = linear(i=64, o=256)
+    x = torch.randn(4000, 64)
+    outputs = []
+    for engine in ENGINES:
+        quantized.engine = engine
+        outputs.append(quantized(x))
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])
+    quantized.engine = None
+    assert engine_for(rows=4000, outputs=256, device="cpu") != engine_for(rows=1, outputs=256, device="cpu")
+    assert torch.equal(quantized(x[7:8]), quantized(x)[7:8])
+
+
+def test_the_bias_is_kept():
+    layer, quantized = linear()
+    zeros = torch.zeros(3, 48)
+    assert torch.equal(quantized(zeros), layer.bias.detach().expand(3, -1))
+    assert torch.equal(QuantLinear(*quantize_weight(layer.weight))(zeros), torch.zeros(3, 40))
+
+
+def test_five_calls_on_one_tensor_give_one_answer_and_leave_it_alone():
+    _, quantized = linear(i=64, o=256)
+    x = torch.randn(1000, 64)
+    before = x.clone()
+    answers = [quantized(x) for _ in range(5)]
+    assert all(torch.equal(answer, answers[0]) for answer in answers)
+    assert torch.equal(x, before)
+
+
+def test_inputs_and_weights_that_are_not_contiguous_give_the_same():
+    layer, quantized = linear()
+    x = torch.randn(48, 6, 5).permute(2, 1, 0)
+    assert not x.is_contiguous()
+    assert torch.equal(quantized(x), quantized(x.contiguous()))
+    turned = nn.Linear(48, 40)
+    turned.weight = nn.Parameter(layer.weight.detach().t().contiguous().t())
+    turned.bias = layer.bias
+    assert not turned.weight.is_contiguous()
+    converted, _ = Quantizer(nn.Sequential(turned)).convert()
+    assert torch.equal(converted(x), quantized(x))
+
+
+def test_an_empty_batch_and_any_leading_shape_work():
+    _, quantized = linear()
+    assert quantized(torch.randn(0, 48)).shape == (0, 40)
+    assert quantized(torch.randn(2, 3, 4, 48)).shape == (2, 3, 4, 40)
+    assert quantized(torch.randn(48)).shape == (40,)
+    assert quantized(torch.randn(2, 48, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_quantization_error_is_at_most_half_a_step():
+    x = 10 * torch.randn(100, 64)
+    levels, step = quantize_activation(x)
+    assert int(levels.min()) >= 1
+    assert ((levels.float() - 128) * step - x).abs().max() <= 0.5001 * step.max()
+    assert torch.equal(activation_scale(x), step)
+
+
+def test_fake_quant_equals_the_exported_model_within_one_step(model, ids):
+    quantizer = Quantizer(model).fit([(ids,)] * 3, epochs=2, lr=1e-3)
+    exported, _ = quantizer.convert()
+    fake = quantizer.model(ids).detach()
+    step = activation_scale(fake)
+    assert ((exported(ids) - fake).abs() <= step).all()
+    assert (exported(ids) - fake).abs().max() < 1e-4
+
+
+def test_training_changes_the_copy_and_never_the_model(model, ids):
+    before = copy.deepcopy(model.state_dict())
+    quantizer = Quantizer(model).fit([(ids,)] * 2, epochs=1, lr=1e-3)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert not torch.equal(quantizer.model.first.weight, model.first.weight)
+    assert type(model.first) is nn.Linear
+
+
+def test_the_self_teacher_brings_the_int8_model_nearer_to_the_float_one(model, ids):
+    plain, _ = Quantizer(model).convert()
+    trained, _ = Quantizer(model).fit([(ids,)] * 40, epochs=2, lr=1e-4).convert()
+    wanted = model(ids).detach()
+    assert (trained(ids) - wanted).pow(2).mean() < (plain(ids) - wanted).pow(2).mean()
+
+
+def test_every_embedding_linear_and_bias_gets_a_gradient(model, ids):
+    quantizer = Quantizer(model)
+    quantizer.model(ids).pow(2).mean().backward()
+    assert all(p.grad is not None for p in quantizer.model.parameters())
+
+
+def test_ties_and_shared_modules_survive_conversion_saving_and_loading(model, ids, tmp_path):
+    converted, _ = Quantizer(model).convert()
+    assert converted.first is converted.second
+    assert converted.head.weight is converted.embedding.weight
+    assert isinstance(converted.embedding, QuantEmbedding)
+    artifacts.write(
+        tmp_path / "a",
+        kind=ModelKind.FRAUD,
+        name="tied",
+        recipe="test",
+        config={},
+        tensors=quantized_state(converted),
+        metrics={},
+        data_digest="",
+        teacher_digest="",
+        parameters=1,
+        licence="",
+        card="",
+    )
+    loaded = load_quantized(Model(), artifacts.load_tensors(tmp_path / "a"))
+    assert torch.equal(loaded(ids), converted(ids))
+    assert loaded.first is loaded.second
+    assert loaded.head.weight is loaded.embedding.weight
+    assert artifacts.read(tmp_path / "a").tied["head.weight"] == "embedding.weight"
+
+
+def test_a_loaded_model_can_be_copied(model, ids):
+    converted, _ = Quantizer(model).convert()
+    for layer in converted.modules():
+        if isinstance(layer, QuantLinear):
+            layer.engine = "onednn"
+    wanted = converted(ids)
+    assert torch.equal(copy.deepcopy(converted)(ids), wanted)
+
+
+def test_tensors_that_do_not_fit_are_refused(model):
+    converted, _ = Quantizer(model).convert()
+    tensors = quantized_state(converted)
+    del tensors["first.bias"]
+    with pytest.raises(ArtifactError, match="first.bias"):
+        load_quantized(Model(), tensors)
+
+
+def test_the_report_has_every_layer_and_says_why_one_was_skipped(model):
+    _, report = Quantizer(model, skip=["block.attn.*"]).convert()
+    rows = {layer.name: layer for layer in report}
+    assert rows["first"].scheme == "W8A8 by row, by token"
+    assert rows["first"].bytes_after == 48 * 48 + 4 * 48 + 4 * 48
+    assert rows["first"].sqnr_db > 35
+    assert rows["block.attn.q_proj"].skipped == "named in skip"
+    assert "LayerNorm" in rows["block.norm1"].skipped
+    assert "second" not in rows
+
+
+def test_modules_that_read_their_childrens_weights_are_left_alone():
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(16, 2, batch_first=True).eval()
+    x = torch.randn(2, 3, 16)
+    converted, report = Quantizer(attention).convert()
+    assert torch.allclose(converted(x, x, x)[0], attention(x, x, x)[0])
+    assert {layer.skipped for layer in report} == {"its parent reads the weights directly"}
+
+
+def test_a_lone_linear_is_replaced_too():
+    layer, quantized = linear()
+    converted, _ = Quantizer(layer).convert()
+    x = torch.randn(3, 48)
+    assert torch.equal(converted(x), quantized(x))
+
+
+def test_describe_prints_the_engine_for_every_number_of_rows(model):
+    converted, _ = Quantizer(model).convert()
+    row = next(item for item in describe(converted, rows=(1, 10_000)) if item["name"] == "first")
+    assert row["engines"] == {1: "int_mm", 10_000: "onednn"}
+    assert str(-(-ONEDNN_FROM // 48)) in repr(converted.first)
+
+
+def test_only_eight_bits_exist(model):
+    with pytest.raises(InputError, match="bits"):
+        Quantizer(model, bits=4)
+
+
+def test_fit_without_batches_or_without_any_loss_is_refused(model, ids):
+    with pytest.raises(InputError, match="no batches"):
+        Quantizer(model).fit([])
+    with pytest.raises(InputError, match="loss"):
+        Quantizer(model).fit([(ids,)], self_teacher=False)
