@@ -20,12 +20,26 @@ def fraud_dfad_small() -> RunSpec:
 
 def report_dfad_small() -> RunSpec:
     """Teacher on simulated films → small INT8 drafter; what the training page starts."""
-    return RunSpec(kind=ModelKind.REPORT, recipe="report_dfad_small")
+    params: dict[str, int | float | str] = {"phantoms": 96, "others": 16, "batch": 8, "epochs": 2, "teacher": "self"}
+    return RunSpec(kind=ModelKind.REPORT, recipe="report_dfad_small", params=params)
+
+
+def report_dfad_int8() -> RunSpec:
+    """The shipped drafter: CNN teacher with ImageNet weights → ViT by DFAD, INT8; wants a GPU and these inputs:
+
+    labelled (folder with labels.csv), unlabelled and others (folders of pictures), stem (EfficientNet-Lite0 tensors).
+    """
+    params: dict[str, int | float | str] = {
+        "phantoms": 16000, "others": 2500, "teacher_steps": 400, "teacher_rate": 3e-4, "student_steps": 950,
+        "batch": 160, "rate": 9e-4, "device": "cuda",
+    }  # fmt: skip
+    return RunSpec(kind=ModelKind.REPORT, recipe="report_dfad_int8", params=params)
 
 
 RECIPES: dict[str, Recipe] = {
     "fraud_dfad_int8": fraud_dfad_int8,
     "fraud_dfad_small": fraud_dfad_small,
+    "report_dfad_int8": report_dfad_int8,
     "report_dfad_small": report_dfad_small,
 }
 

@@ -17,16 +17,14 @@ _MENTIONS: dict[str, str] = {
     r"( size)?[^.;,]{0,30}?\b(enlarged|increased|prominent|large)|enlargement of the (heart|cardiac)",
     "Lung Opacity": r"opacit(y|ies)|opacification|infiltrates?\b|air ?space disease|densit(y|ies)\b|haziness|"
     r"hazy\b|interstitial markings",
-    "Lung Lesion": r"nodul(e|es|ar)\b|\bmass(es)?\b(?! effect)|neoplasm|\btumou?r|metasta\w+|lesions?\b",
+    "Lung Lesion": r"nodules?\b|\bmass(es)?\b(?! effect)|neoplasm|\btumou?r|metasta(sis|ses)|(nodular|lung|pulmonary) lesions?\b",
     "Edema": r"o?edema\b|vascular congestion|pulmonary congestion|congestive (heart )?failure|\bchf\b|"
     r"volume overload|cephalization|kerley",
     "Consolidation": r"consolidat\w+",
     "Pneumonia": r"pneumonia|pneumonic|pneumonitis",
     "Atelectasis": r"atelecta\w+|volume loss",
     "Pneumothorax": r"(hydro)?pneumothora(x|ces)",
-    "Pleural Effusion": r"effusions?|pleural fluid|hydropneumothorax|blunt(ed|ing)[^.;]{0,30}(costophrenic|"
-    r"sulc\w+|angles?)|"
-    r"costophrenic (angles?|sulc\w+)[^.;]{0,20}blunt\w*",
+    "Pleural Effusion": r"(?<!subpleural )effusions?|pleural fluid|hydropneumothorax",
     "Pleural Other": r"pleural(-| )(thickening|scarring|plaques?|calcification)|fibrothorax|thickening of the pleura",
     "Fracture": r"fractures?\b|fractured",
     "Support Devices": r"\b(tubes?|catheters?|pacemakers?|icd|defibrillator|picc|port-?a-?cath|mediport|"

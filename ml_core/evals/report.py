@@ -1,5 +1,6 @@
 """Measuring drafts on a folder of labelled images: findings F1 beside the constant report, with bootstrap intervals."""
 
+import argparse
 import json
 import time
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from ml_core.seed import numpy_generator
 from ml_core.serving.report import BATCH, ReportDrafter
 
 LEAST_POSITIVES = 10  # with no more, a figure means nothing: "not assessed"
+SHIPPED = Path(__file__).resolve().parents[1] / "pretrained" / "report-student"
 _RESAMPLES = 1000
 Truth = NDArray[np.float32]
 
@@ -29,6 +31,25 @@ class DraftedImage:
 
     image: str
     draft: Draft
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m ml_core eval report`."""
+    parser.add_argument("--images", type=Path, required=True, help="folder of PNG, JPEG or DICOM files")
+    parser.add_argument(
+        "--labels", type=Path, help="CSV with image and labels (separated by |)"
+    )
+    parser.add_argument("--split", help="only rows of the labels whose split is this")
+    parser.add_argument("--drafts", type=Path, help="write one JSON line an image here")
+    parser.add_argument("--model", type=Path, default=SHIPPED, help="folder of the model (the shipped student)")
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Draft, and with labels measure; see `evaluate`."""
+    drafter = ReportDrafter(arguments.model)
+    return evaluate(
+        drafter, images=arguments.images, labels=arguments.labels, split=arguments.split, drafts=arguments.drafts
+    )
 
 
 def evaluate(

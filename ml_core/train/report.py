@@ -1,11 +1,12 @@
 """Training runs of the radiology student: films, CNN teacher, student by DFAD, thresholds, INT8, artifact."""
 
+import copy
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,8 +21,12 @@ from ml_core.data.phantom_report import report_write
 from ml_core.data.report_tokens import ReportTokenizer
 from ml_core.errors import RunError
 from ml_core.models.cnn_teacher import CnnTeacher, stem_weights_load
+from ml_core.models.report_rules import Rules
 from ml_core.models.report_student import ReportStudent, ReportStudentConfig
+from ml_core.quant import Quantizer
 from ml_core.seed import seed_all
+from ml_core.train.outcome import RunOutcome
+from ml_core.train.report_artifact import figures, films_digest, student_read, student_write
 from ml_core.train.report_films import (
     OTHER,
     UNLABELLED,
@@ -42,6 +47,7 @@ if TYPE_CHECKING:
 
 _LEAST_POSITIVES = 10  # a finding with no more real training examples is never asserted
 _LEAST_HELD_OUT = 5
+_LEAST_AUC = 0.65  # on the films held out; below, a finding is noise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +67,9 @@ class ReportParams:
     wordings: int = 2
     processes: int = 0  # 0: all cores
     device: str = "cpu"
+    epochs: int = 0  # where given, the student goes through its films so often instead of `student_steps`
+    teacher: str = "cnn"  # cnn, or self: the champion as it is
+    student: str = "small"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +83,78 @@ class Films:
     positives: dict[str, int]
 
 
-def fit(spec: RunSpec, folder: Path, log: "EventLog") -> tuple[ReportStudent, ReportTokenizer, dict[str, object]]:
+def run(spec: RunSpec, folder: Path, log: "EventLog") -> RunOutcome:
+    """Train, quantize and write FOLDER/artifact; the champion, where there is one, is measured on the same films.
+
+    With a champion as parent and `teacher` self (the small recipe) the student starts from the champion and is
+    distilled from it; else everything starts anew from a CNN teacher.
+    """
+    params = from_mapping(ReportParams, spec.params, where="params")
+    if params.student != "small" or params.teacher not in ("cnn", "self"):
+        raise RunError(f"params: there is no student {params.student!r} with teacher {params.teacher!r}")
+    champion = student_read(Path(spec.parent)) if spec.parent else None
+    if champion is not None and params.teacher == "self":
+        student, tokenizer, chosen, films = _continue(spec, folder, params, champion, log)
+    else:
+        student, tokenizer, chosen, films = fit(spec, folder, log)
+    log.stage("int8", index=5, of=5)
+    rules = Rules(thresholds=chosen["thresholds"], hedges=chosen["hedges"], gate=chosen["gate"])
+    check = films.held_out_films or films.simulated_check
+    candidate = figures(Quantizer(student).convert()[0], rules, check)
+    beaten = figures(champion[0], champion[2], check) if champion else None
+    basis = {name: value for name, value in chosen.items() if name not in ("thresholds", "hedges", "gate")}
+    description = student_write(
+        folder / "artifact",
+        student=student,
+        tokenizer=tokenizer,
+        rules=rules,
+        recipe=spec.recipe,
+        metrics=candidate,
+        card=_card(spec, films, candidate),
+        basis=basis,
+        data_digest=films_digest(films.train),
+        teacher_digest=champion[3] if champion else "",
+    )
+    return RunOutcome(digest=description.digest, artifact=folder / "artifact", candidate=candidate, champion=beaten)
+
+
+def _continue(
+    spec: RunSpec,
+    folder: Path,
+    params: ReportParams,
+    champion: tuple[ReportStudent, ReportTokenizer, Rules, str],
+    log: "EventLog",
+) -> tuple[ReportStudent, ReportTokenizer, dict[str, Any], Films]:
+    """Go on from the champion, distilled from itself; its rules stay unless there are labelled films to choose by."""
+    teacher, tokenizer, rules, _ = champion
+    log.stage("films", index=1, of=5)
+    films = films_gather(spec, folder, replace(params, image_size=teacher.config.image_size), tokenizer, teacher.config)
+    log.log(f"{len(films.train)} films to learn from")
+    log.stage("student", index=3, of=5)
+    steps = params.epochs * max(1, len(films.train) // params.batch) if params.epochs else params.student_steps
+    options = FitOptions(
+        steps=steps, batch=params.batch, rate=params.rate / 20, device=params.device, seed=spec.seed + 1, every=1
+    )
+    student = student_fit(
+        copy.deepcopy(teacher), teacher, films.train, options, _reporter(log, options, params.epochs or 1)
+    )
+    log.stage("thresholds", index=4, of=5)
+    kept = {"thresholds": rules.thresholds, "hedges": rules.hedges, "gate": rules.gate, "basis": "the champion's"}
+    chosen = rules_choose(student, films, device=params.device) if films.held_out_films is not None else kept
+    return student, tokenizer, chosen, films
+
+
+def _card(spec: RunSpec, films: Films, candidate: dict[str, float]) -> str:
+    source = "labelled films held out by patient" if films.held_out_films is not None else "simulated films"
+    return (
+        f"# report-student, recipe {spec.recipe}\n\n"
+        f"Made by a training run, seed {spec.seed}, from {len(films.train)} films.\n"
+        f"Micro F1 of asserted findings on {int(candidate['films'])} {source}: {candidate['f1_micro']:.3f}.\n"
+        "Drafts are suggestions for a radiologist and never a diagnosis.\n"
+    )
+
+
+def fit(spec: RunSpec, folder: Path, log: "EventLog") -> tuple[ReportStudent, ReportTokenizer, dict[str, Any], Films]:
     """Everything up to the float student: returns it with its tokenizer and its decision rules."""
     params = from_mapping(ReportParams, spec.params, where="params")
     seed_all(spec.seed)
@@ -98,7 +178,7 @@ def fit(spec: RunSpec, folder: Path, log: "EventLog") -> tuple[ReportStudent, Re
     checkpoint_write(folder / "checkpoints" / "teacher", {k: v.half() for k, v in teacher.state_dict().items()})
     (folder / "checkpoints" / "rules.json").write_text(json.dumps(rules, indent=1))
     (folder / "checkpoints" / "tokenizer.json").write_text(tokenizer.json)
-    return student, tokenizer, rules
+    return student, tokenizer, rules, films
 
 
 def tokenizer_train(seed: int, *, reports: int = 4000) -> ReportTokenizer:
@@ -148,7 +228,7 @@ def films_gather(
     )
 
 
-def rules_choose(student: ReportStudent, films: Films, *, device: str) -> dict[str, object]:
+def rules_choose(student: ReportStudent, films: Films, *, device: str) -> dict[str, Any]:
     """Decision rules. `thresholds`: findings that may be asserted, from the labelled films held out, at the best F1.
 
     `hedges`: findings without enough real examples, which may only be raised as uncertain, at a level that at most 3 %
@@ -158,10 +238,11 @@ def rules_choose(student: ReportStudent, films: Films, *, device: str) -> dict[s
     basis = films.held_out_films if real else films.simulated_check
     truth = labels_matrix(films.held_out) if real else presence(basis)
     scores = presence_predict(student, basis.images, device=device)
+    aucs = auc_mean(truth, scores)
     thresholds, hedges = {}, {}
     for index, name in enumerate(FINDINGS):
         enough = films.positives[name] > _LEAST_POSITIVES if real else True
-        if enough and truth[:, index].sum() >= _LEAST_HELD_OUT:
+        if enough and truth[:, index].sum() >= _LEAST_HELD_OUT and aucs.get(name, 0.0) >= _LEAST_AUC:
             thresholds[name] = best_threshold(truth[:, index], scores[:, index])
         elif name != NO_FINDING:
             hedges[name] = float(max(0.5, np.quantile(scores[:, index], 0.97)))
@@ -171,7 +252,7 @@ def rules_choose(student: ReportStudent, films: Films, *, device: str) -> dict[s
         "gate": 0.5,
         "basis": "real" if real else "simulated",
         "positives": films.positives,
-        "auc": auc_mean(truth, scores),
+        "auc": aucs,
     }
 
 
