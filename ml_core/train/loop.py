@@ -151,7 +151,7 @@ def _epoch(
         result = loss(models["student"], batch, epoch / config.epochs)
         total = result.total if isinstance(result, DFADLoss) else result
         if not torch.isfinite(total):
-            raise RunError(f"the loss is {float(total)} in epoch {epoch + 1}, batch {number + 1}")
+            raise RunError(f"the loss is {float(total.detach())} in epoch {epoch + 1}, batch {number + 1}")
         (total / size).backward()
         group.append(result)
         if len(group) == size:
