@@ -39,16 +39,14 @@ check: $(INSTALLED)  ## run the gates
 	ruff format --check .
 	lint-imports
 	mypy platform/config apps ml_core
-	djlint --quiet --check platform/templates apps
 	djlint --quiet --lint platform/templates apps
 	$(PROD_ENV) $(PY) manage.py check --deploy --fail-level WARNING
 	DJANGO_SETTINGS_MODULE=config.settings.test $(PY) manage.py makemigrations --check --dry-run
 	$(PY) -m tests.support.testkit.gates
 
-fmt: $(INSTALLED)  ## format Python and templates
+fmt: $(INSTALLED)  ## format Python
 	ruff check --fix-only --quiet .
 	ruff format .
-	djlint --quiet --reformat platform/templates apps
 
 bench: $(INSTALLED)  ## run one benchmark: make bench NAME=fraud-quality
 	@test -n "$(NAME)" || { echo "Which? make bench NAME=x; there are: $$($(PY) -m tests.bench.run --list)"; exit 2; }

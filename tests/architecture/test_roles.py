@@ -12,7 +12,8 @@ from apps.accounts.contracts import Role
 pytestmark = pytest.mark.django_db
 _OPEN = ("sign-in/", "health/")  # for everybody
 _OF_PROGRAMS = ("api/",)  # API keys, not sessions: 401 and schema pages
-_SAMPLES = {"int": "999999", "str": "none", "slug": "none", "uuid": str(uuid.UUID(int=0)), "path": "none", "uid": "1.2.3"}
+_UUID = str(uuid.UUID(int=0))
+_SAMPLES = {"int": "999999", "str": "none", "slug": "none", "uuid": _UUID, "path": "none", "uid": "1.2.3"}
 
 
 def _routes(patterns: list[URLPattern | URLResolver], prefix: str = "") -> Iterator[tuple[str, URLPattern]]:

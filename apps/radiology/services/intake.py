@@ -59,6 +59,17 @@ def batch_begin(*, batch: Batch) -> None:
         jobs.enqueue_take_in(batch_id=batch.pk)
 
 
+def batches_resend(*, at: datetime) -> int:
+    """Have every batch read again whose files have waited longer than any reader works; returns how many."""
+    cutoff = at - timedelta(seconds=1.1 * settings.LANE_LIMIT_S["cpu"])
+    waiting = Q(state=FileState.QUEUED, created_at__lt=cutoff) | _stale(at)
+    batch_ids = set(UploadedFile.objects.filter(waiting).values_list("batch_id", flat=True))
+    with transaction.atomic():
+        for batch_id in sorted(batch_ids):
+            jobs.enqueue_take_in(batch_id=batch_id)
+    return len(batch_ids)
+
+
 def batch_take_in(*, batch_id: int, now: Callable[[], datetime], seconds: float, limits: Limits = DEFAULT) -> int:
     """Read the waiting files of a batch for up to `seconds`, then queue drafts. Returns how many files were read.
 

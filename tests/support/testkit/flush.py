@@ -1,8 +1,8 @@
 """Lets Django empty the test database between transactional tests although triggers keep some tables append-only."""
 
 import pytest
-from django.db.backends.postgresql.operations import DatabaseOperations as PostgreSQL
-from django.db.backends.sqlite3.operations import DatabaseOperations as SQLite
+from django.db.backends.postgresql.base import DatabaseOperations as PostgreSQL
+from django.db.backends.sqlite3.base import DatabaseOperations as SQLite
 
 
 def install(patch: pytest.MonkeyPatch) -> None:
