@@ -22,7 +22,7 @@ _HISTORY_ROWS = 10
 def model_list(request: HttpRequest) -> HttpResponse:
     """Every version by kind, the one that serves now, and who served when."""
     kinds = [_kind_block(kind) for kind in ModelKind]
-    context = {"kinds": kinds, "may_promote": request.user.role == Role.ADMIN}  # type: ignore[union-attr]
+    context = {"kinds": kinds, "may_promote": request.user.role == Role.ADMIN}
     return render(request, "registry/model_list.html", context)
 
 
@@ -36,7 +36,7 @@ def model_detail(request: HttpRequest, digest: str) -> HttpResponse:
         raise Http404 from error
     context = _beside_champion(model) | {
         "promotions": selectors.promotion_list(model=model)[:_HISTORY_ROWS],
-        "may_promote": request.user.role == Role.ADMIN,  # type: ignore[union-attr]
+        "may_promote": request.user.role == Role.ADMIN,
     }
     return render(request, "registry/model_detail.html", context)
 

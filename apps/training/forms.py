@@ -1,6 +1,7 @@
 """The form that starts a run."""
 
 from datetime import UTC, datetime, time, timedelta
+from typing import Any
 
 from django import forms
 
@@ -29,7 +30,7 @@ class RunForm(forms.Form):
     epochs = forms.IntegerField(min_value=1, max_value=50, initial=3)
     seed = forms.IntegerField(min_value=0, max_value=2**31 - 1, initial=0, help_text="Equal seeds give equal weights.")
 
-    def __init__(self, *args: object, today: datetime, **kwargs: object) -> None:
+    def __init__(self, *args: Any, today: datetime, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         recipes = rules.RECIPES.values()
         self._choices("teacher", dict(choice for recipe in recipes for choice in recipe.teachers))
@@ -52,7 +53,7 @@ class RunForm(forms.Form):
             self._check_window(cleaned.get("since"), cleaned.get("until"))
         return cleaned
 
-    def run_fields(self) -> dict[str, object]:
+    def run_fields(self) -> dict[str, Any]:
         """What the service takes: recipe, params, seed and, where the recipe has one, the window in UTC."""
         cleaned = self.cleaned_data
         recipe = rules.RECIPES[cleaned["recipe"]]
@@ -65,7 +66,7 @@ class RunForm(forms.Form):
     def _choices(self, name: str, words: dict[str, str]) -> None:
         self.fields[name].choices = list(words.items())
 
-    def _check_window(self, since: object, until: object) -> None:
+    def _check_window(self, since: Any, until: Any) -> None:
         for name, value in (("since", since), ("until", until)):
             if value is None and name not in self.errors:
                 self.add_error(name, "This recipe learns from transactions: say from when to when.")

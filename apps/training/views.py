@@ -106,7 +106,7 @@ def run_retry(request: HttpRequest, run_id: int) -> HttpResponse:
 
 def _change(request: HttpRequest, run_id: int, service: object, *, done: str) -> HttpResponse:
     try:
-        service(run_id=run_id, by=actor_of(request), at=clock.now())  # type: ignore[operator]
+        service(run_id=run_id, by=actor_of(request), at=clock.now())
     except runs.RunNotFoundError as error:
         raise Http404 from error
     except AppError as error:

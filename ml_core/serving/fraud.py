@@ -131,7 +131,7 @@ class FraudScorer:
     def _warm_up(self) -> None:
         """Compile (or load from cache) the state machine, so that the first request does not pay for it."""
         first = Transaction(id="a", at=0, card="c", terminal="t", amount_cents=1_000)
-        request = ScoreRequest(model=None, transactions=(first,), explain_from=0.0)  # type: ignore[arg-type]
+        request = ScoreRequest(model=None, transactions=(first,), explain_from=0.0)
         states = self.score(request).states
         label = Label(transaction_id="a", at=0, card="c", terminal="t", fraud=True, known_at=1)
         self.learn_labels(states, (label,))

@@ -177,7 +177,7 @@ class _View:
 
     def best(self, finding: str) -> _Picture:
         """The image on which the finding is most probable."""
-        return max(self.pictures, key=lambda picture: float(picture.presence[INDEX[finding]]))  # type: ignore[index]
+        return max(self.pictures, key=lambda picture: float(picture.presence[INDEX[finding]]))
 
 
 def attention_box(attention: NDArray[np.float32]) -> tuple[float, float, float, float]:

@@ -68,7 +68,7 @@ def training_of(spec: RunSpec) -> FraudTraining:
     if "teacher" in spec.params:
         if spec.params["teacher"] not in TEACHERS:
             raise RunError(f"teacher: one of {', '.join(TEACHERS)}")
-        training = replace(training, teacher=spec.params["teacher"])  # type: ignore[arg-type]
+        training = replace(training, teacher=spec.params["teacher"])
     if "student" in spec.params:
         if spec.params["student"] not in SIZES:
             raise RunError(f"student: one of {', '.join(SIZES)}")

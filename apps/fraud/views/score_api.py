@@ -139,7 +139,7 @@ async def score(
     can_wait = await _listening()
     accepted: Accepted = await sync_to_async(request_accept)(
         _parsed(body),
-        by=request.auth,  # type: ignore[attr-defined]
+        by=request.auth,
         key=idempotency_key,
         body_sha256=hashlib.sha256(json.dumps(body.model_dump(mode="json"), sort_keys=True).encode()).hexdigest(),
         reply_to=waiting.name if can_wait else "",
@@ -162,7 +162,7 @@ async def score(
 )
 async def status(request: HttpRequest, id: int) -> Status:
     """The state and, once there is one, the score of a transaction that this key's owner sent."""
-    actor: Actor = request.auth  # type: ignore[attr-defined]
+    actor: Actor = request.auth
     found = await sync_to_async(selectors.answer_for)(transaction_id=id, source=f"api-{actor.user_id}")
     if found is None:
         return Status(404, {"code": "not_found", "message": "you have sent no such transaction"})

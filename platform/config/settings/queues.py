@@ -7,6 +7,7 @@ LANE_LIMIT_S = {"io": 120, "cpu": 600, "gpu": 300, "train": 120}  # hard limit L
 
 CELERY_BROKER_URL = env_str("REDIS_URL", f"redis+socket://{env_home() / 'var' / 'broker.sock'}")
 CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ALWAYS_EAGER = False
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
 CELERY_TASK_DEFAULT_QUEUE = "io"
