@@ -10,10 +10,10 @@ from apps.training.services import following
 WAIT_S = 30
 
 
-def process_wait(run: Run) -> None:
+def process_wait(run: Run, *, limit_s: float = WAIT_S) -> None:
     """Return when the run's child has ended."""
     try:
-        psutil.wait_procs([psutil.Process(run.pid)], timeout=WAIT_S)
+        psutil.wait_procs([psutil.Process(run.pid)], timeout=limit_s)
     except psutil.NoSuchProcess:
         return  # it ended before we asked
 
