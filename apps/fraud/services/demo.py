@@ -15,10 +15,12 @@ from django.conf import settings
 from apps.accounts.api import Actor
 from apps.core.errors import AppError
 from apps.fraud import rules, selectors
+from apps.fraud.models import AlertPolicy
 from apps.fraud.services import alerts
 
 _WEEK = timedelta(days=7)
-_OPEN_FOR = timedelta(hours=30)  # younger alerts stay open
+_OPEN_FOR = timedelta(days=5)  # younger alerts stay open
+_THRESHOLD, _AGE_CAP_H = 0.15, 96
 
 
 class SimulatorError(AppError):
@@ -51,8 +53,13 @@ def bank_file_make(*, path: Path, cards: int, days: int, seed: int, at: datetime
     return int(table.num_rows)
 
 
+def policy_set(*, at: datetime) -> None:
+    """A low threshold and a long cap, so that a bank of few cards has a queue worth looking at."""
+    AlertPolicy.objects.create(threshold=_THRESHOLD, age_cap_h=_AGE_CAP_H, at=at, by_name="demo")
+
+
 def old_alerts_judge(*, analysts: Sequence[Actor], source: str, at: datetime, seed: int) -> int:
-    """Have the demo analysts judge the alerts that are not of the last hours, each some time after it opened.
+    """Have the demo analysts judge the alerts that are not of the last days, each some time after it opened.
 
     They follow the truth where the simulator's is known by now, and are unsure otherwise.
     """

@@ -37,6 +37,7 @@ class Command(BaseCommand):
             if not path.is_file():  # kept: an interrupted run goes on with the same rows
                 rows = demo.bank_file_make(path=path, cards=cards, days=days, seed=_SEED, at=at)
                 self.stderr.write(f"simulated {rows:,} transactions of {cards:,} cards")
+            demo.policy_set(at=at)
             call_command(
                 "fraud_import", str(path), schema="bank", replay=True, score=options["score"], stdout=self.stdout
             )
