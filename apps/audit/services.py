@@ -64,7 +64,9 @@ def _head_lock() -> ChainHead:
 
 def _link(event: AuditEvent, *, sequence: int, previous_hash: str) -> Event:
     def fit(field: str, value: str) -> str:
-        return rules.storable(value, limit=Event._meta.get_field(field).max_length)  # type: ignore[union-attr]
+        limit = Event._meta.get_field(field).max_length  # type: ignore[union-attr]
+        assert limit is not None
+        return rules.storable(value, limit=limit)
 
     row = Event(
         sequence=sequence,

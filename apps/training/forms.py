@@ -64,7 +64,9 @@ class RunForm(forms.Form):
         return fields
 
     def _choices(self, name: str, words: dict[str, str]) -> None:
-        self.fields[name].choices = list(words.items())
+        field = self.fields[name]
+        assert isinstance(field, forms.ChoiceField)
+        field.choices = list(words.items())
 
     def _check_window(self, since: Any, until: Any) -> None:
         for name, value in (("since", since), ("until", until)):

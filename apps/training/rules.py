@@ -46,8 +46,8 @@ RECIPES = {
             title="Reports: simulated films → small drafter, INT8",
             epochs=2,
             window=False,
-            params=("epochs",),
-            teachers=(("self", "itself, averaged over time"),),
+            params=("epochs", "teacher", "student"),
+            teachers=(("cnn", "a CNN on the same films"), ("self", "the champion as it is")),
             students=(("small", "small"),),
         ),
     )

@@ -107,6 +107,8 @@ def _folder_write(run: Run, *, folder: Path) -> int | None:
     folder.mkdir(parents=True)
     rows, inputs = None, {}
     if rules.RECIPES[run.recipe].window:
+        if run.since is None or run.until is None:
+            raise NoDataError("This recipe learns from transactions: say from when to when.")
         rows = fraud.labelled_transactions_write(path=folder / TRANSACTIONS, since=run.since, until=run.until)
         inputs["transactions"] = TRANSACTIONS
         if not rows:

@@ -10,7 +10,7 @@ from apps.core.errors import AppError, NotAllowedError
 from apps.training import jobs, rules
 from apps.training.models import Run, RunState
 
-_FRESH = {
+_FRESH: dict[str, object] = {
     "started_at": None,
     "ended_at": None,
     "heartbeat_at": None,
