@@ -77,11 +77,11 @@ def write(
 
     kept, tied = _without_aliases(tensors)
     contents = {WEIGHTS: save(kept), CARD: card.encode()}
-    for extra, body in (extra_files or {}).items():
+    for extra, content in (extra_files or {}).items():
         if Path(extra).name != extra or extra.startswith(".") or extra in {WEIGHTS, CARD, MANIFEST}:
             raise ArtifactError(f"extra_files: {extra!r} is not a free plain file name")
-        contents[extra] = body
-    body = {
+        contents[extra] = content
+    body: dict[str, Any] = {
         "format": FORMAT,
         "kind": ModelKind(kind).value,
         "name": name,
