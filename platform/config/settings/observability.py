@@ -15,9 +15,11 @@ _SHARED: list[Any] = [
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     structlog.processors.StackInfoRenderer(),
 ]
+# No local variables in tracebacks: they hold card numbers and names.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
 _RENDER: dict[str, list[Any]] = {
-    "json": [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()],
-    "text": [structlog.dev.ConsoleRenderer(colors=False)],
+    "json": [_TRACEBACKS, structlog.processors.JSONRenderer()],
+    "text": [structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)],
 }
 
 structlog.configure(
