@@ -25,7 +25,9 @@ class UploadForm(forms.Form):
     """Files or zips, and how urgent their studies are."""
 
     files = ManyFilesField(
-        widget=ManyFilesInput(attrs={"multiple": True, "aria-label": "Files or a zip to upload"}), label="Files or a zip", allow_empty_file=True
+        widget=ManyFilesInput(attrs={"multiple": True, "aria-label": "Files or a zip to upload"}),
+        label="Files or a zip",
+        allow_empty_file=True,
     )
     priority = forms.TypedChoiceField(choices=Priority.choices, coerce=int, initial=Priority.ROUTINE)
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ _SAMPLE = 50_000
 _SAMPLED_FRAMES = 32
 _LARGEST = 65_535
 _ABSURD = 1e9
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -57,14 +57,14 @@ def draft_summary_of(findings: Sequence[dict[str, Any]]) -> str:
 def report_sentences(draft: Draft) -> list[dict[str, Any]]:
     """The draft's sentences as the report keeps them.
 
-    A sentence has support when it points at a region, or denies a finding (there is nothing to point at), or names no
-    finding and the model is sure of it.
+    A sentence has support when it denies a finding (there is nothing to point at), or when the model is sure of it and
+    it points at a region or names no finding.
     """
     states = {finding.name.lower(): finding.state for finding in draft.findings}
     rows = []
     for sentence in draft.sentences:
         denied = states.get(sentence.finding.lower()) in (FindingState.NEGATIVE, FindingState.ABSENT)
-        general = not sentence.finding and sentence.confidence >= _SURE
+        shown = sentence.box is not None or not sentence.finding
         rows.append(
             {
                 "section": sentence.section.value,
@@ -73,7 +73,7 @@ def report_sentences(draft: Draft) -> list[dict[str, Any]]:
                 "finding": sentence.finding,
                 "image_key": sentence.image_key,
                 "box": list(sentence.box) if sentence.box else None,
-                "supported": sentence.box is not None or denied or general,
+                "supported": denied or (shown and sentence.confidence >= _SURE),
                 "confirmed": False,
                 "origin": "draft",
             }

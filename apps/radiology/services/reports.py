@@ -55,6 +55,8 @@ def report_sign(*, study: Study, version: int, password: str, by: Actor, at: dat
 
     Raises PasswordError, ConflictError, NotAllowedError.
     """
+    if by.user_id is None:
+        raise NotAllowedError("Only a person can sign.")
     signer = get_user_model().objects.get(pk=by.user_id)
     if not signer.check_password(password):
         record(_event(by, "report.sign", study, at, {"why": "wrong password"}, allowed=False))
@@ -67,8 +69,11 @@ def report_sign(*, study: Study, version: int, password: str, by: Actor, at: dat
             raise NotAllowedError("An empty report cannot be signed.")
         questions = signing.open_questions(report.sentences)
         if questions:
-            raise NotAllowedError(f"{questions} sentence(s) without support: confirm, rewrite or cut them first.")
-        signature = _signature(report, text=text, name=signer.get_full_name() or signer.get_username(), by=by, at=at)
+            raise NotAllowedError(
+                f"{questions} sentence(s) unsure or without support: confirm, rewrite or cut them first."
+            )
+        name = signer.get_full_name() or signer.get_username()
+        signature = _signature(report, text=text, name=name, signer_id=signer.pk, at=at)
         report.state, report.version, report.updated_at, report.updated_by_id = (
             ReportState.FINAL, version + 1, at, by.user_id,
         )  # fmt: skip
@@ -149,7 +154,7 @@ def _clean(sentences: list[dict[str, Any]], before: list[dict[str, Any]]) -> lis
     return rows
 
 
-def _signature(report: Report, *, text: str, name: str, by: Actor, at: datetime) -> ReportSignature:
+def _signature(report: Report, *, text: str, name: str, signer_id: int, at: datetime) -> ReportSignature:
     images = [
         {"sop_uid": sop_uid, "sha256": digest}
         for sop_uid, digest in Instance.objects.filter(series__study=report.study_id)
@@ -159,7 +164,7 @@ def _signature(report: Report, *, text: str, name: str, by: Actor, at: datetime)
     model = report.draft.model_digest if report.draft else ""
     digest = signing.report_digest(text=text, images=images, model_digest=model, signer=name, signed_at=at.isoformat())
     return ReportSignature(
-        report=report, signer_id=by.user_id, signer_name=name, signed_at=at, text=text, images=images,
+        report=report, signer_id=signer_id, signer_name=name, signed_at=at, text=text, images=images,
         model_digest=model, digest=digest,
     )  # fmt: skip
 

@@ -54,7 +54,7 @@ def reading_list(request: HttpRequest) -> HttpResponse:
 
 @role_required(*READERS)
 @require_GET
-@csp_update({"script-src": ["'wasm-unsafe-eval'"], "worker-src": ["'self'", "blob:"]})
+@csp_update({"script-src": ["'wasm-unsafe-eval'"], "worker-src": ["'self'", "blob:"]})  # type: ignore[arg-type]
 def study(request: HttpRequest, uid: str) -> HttpResponse:
     """One study: its images in the viewer, and beside them the report. Opening it is an audit event."""
     found = study_for(actor_of(request), uid=uid)

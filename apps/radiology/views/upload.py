@@ -28,7 +28,7 @@ def upload(request: HttpRequest) -> HttpResponse:
     if request.method == "POST" and form.is_valid():
         batch = _batch(request, priority=form.cleaned_data["priority"])
         for file in form.cleaned_data["files"]:
-            intake.file_receive(batch=batch, name=file.name, content=file, at=clock.now())
+            intake.file_receive(batch=batch, name=file.name or "", content=file, at=clock.now())
         intake.batch_begin(batch=batch)
         return redirect("radiology:batch", uid=batch.uid)
     context = {"form": form, "batches": selectors.batches_recent()}
@@ -55,7 +55,7 @@ def batch_files(request: HttpRequest, uid: UUID) -> HttpResponse:
     names = request.POST.getlist("name")
     files = request.FILES.getlist("files")
     for index, file in enumerate(files):
-        name = names[index] if index < len(names) else file.name
+        name = names[index] if index < len(names) else file.name or ""
         intake.file_receive(batch=batch, name=name, content=file, at=clock.now())
     intake.batch_begin(batch=batch)
     return JsonResponse({"received": len(files)}, status=202)
