@@ -149,7 +149,7 @@ class FraudScorer:
 
 @contextmanager
 def _one_thread_an_operator() -> Iterator[None]:
-    """The operators are too small to share: on a busy machine the barriers of a second thread cost 50 times the work."""
+    """The operators are too small to share: on a busy machine a second thread's barriers cost 50 times the work."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
