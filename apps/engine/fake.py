@@ -94,6 +94,8 @@ class FakeEngine:
                 parameters=body["parameters"],
                 size_bytes=sum(entry["bytes"] for entry in body["files"].values()),
                 teacher_digest=body["teacher_digest"],
+                data_digest=body.get("data_digest", ""),
+                git_revision=body.get("git_revision", ""),
                 licence=body["licence"],
                 metrics=body["metrics"],
                 card=(root / "card.md").read_text(),
