@@ -24,7 +24,7 @@ class ManyFilesField(forms.FileField):
 class UploadForm(forms.Form):
     """Files or zips, and how urgent their studies are."""
 
-    files = ManyFilesField(
+    files = ManyFilesField(  # type: ignore[assignment]  # a form has its own files
         widget=ManyFilesInput(attrs={"multiple": True, "aria-label": "Files or a zip to upload"}),
         label="Files or a zip",
         allow_empty_file=True,

@@ -147,7 +147,7 @@ def batch_progress(*, batch: Batch) -> dict[str, Any]:
         "total": total,
         "done": total - waiting,
         "counts": [(FileStatus(value).label, value, counts.get(value, 0)) for value in FileStatus.values],
-        "list_query": urlencode({"batch": batch.uid, "state": "all"}),
+        "list_query": urlencode({"batch": str(batch.uid), "state": "all"}),
     }
 
 
