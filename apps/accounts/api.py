@@ -3,10 +3,19 @@
 from django.http import HttpRequest
 
 from apps.accounts import selectors, services
-from apps.accounts.contracts import Actor, Role, system_actor
+from apps.accounts.contracts import Actor, Role, person_id, system_actor
 from apps.core import clock
 
-__all__ = ["Actor", "Role", "account_ensure", "actor_of", "api_key_ensure", "key_authenticate", "system_actor"]
+__all__ = [
+    "Actor",
+    "Role",
+    "account_ensure",
+    "actor_of",
+    "api_key_ensure",
+    "key_authenticate",
+    "person_id",
+    "system_actor",
+]
 
 
 def actor_of(request: HttpRequest) -> Actor:

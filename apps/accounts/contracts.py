@@ -25,6 +25,13 @@ class Actor:
     origin: str = ""
 
 
+def person_id(actor: Actor) -> int:
+    """The user of an act that only a person may do; ValueError for the system itself."""
+    if actor.user_id is None:
+        raise ValueError(f"{actor.name} is no person")
+    return actor.user_id
+
+
 def system_actor(*, name: str) -> Actor:
     """The actor of work that nobody asked for by hand, as beat or an importer."""
     return Actor(user_id=None, name=name, role="system")

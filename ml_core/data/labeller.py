@@ -17,7 +17,8 @@ _MENTIONS: dict[str, str] = {
     r"( size)?[^.;,]{0,30}?\b(enlarged|increased|prominent|large)|enlargement of the (heart|cardiac)",
     "Lung Opacity": r"opacit(y|ies)|opacification|infiltrates?\b|air ?space disease|densit(y|ies)\b|haziness|"
     r"hazy\b|interstitial markings",
-    "Lung Lesion": r"nodules?\b|\bmass(es)?\b(?! effect)|neoplasm|\btumou?r|metasta(sis|ses)|(nodular|lung|pulmonary) lesions?\b",
+    "Lung Lesion": r"nodules?\b|\bmass(es)?\b(?! effect)|neoplasm|\btumou?r|metasta(sis|ses)|"
+    r"(nodular|lung|pulmonary) lesions?\b",
     "Edema": r"o?edema\b|vascular congestion|pulmonary congestion|congestive (heart )?failure|\bchf\b|"
     r"volume overload|cephalization|kerley",
     "Consolidation": r"consolidat\w+",

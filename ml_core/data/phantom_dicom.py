@@ -196,6 +196,7 @@ def _uid(*parts: object) -> str:
 
 def _header(film: Film, *, patient: Patient, study: StudyHeader, series: int, instance: int) -> "Dataset":
     from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import UID
 
     standing = film.body.view == "PA"
     values: dict[str, Any] = {
@@ -245,7 +246,7 @@ def _header(film: Film, *, patient: Patient, study: StudyHeader, series: int, in
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.file_meta.ImplementationClassUID = _uid("implementation")
+    dataset.file_meta.ImplementationClassUID = UID(_uid("implementation"))
     return dataset
 
 

@@ -1,6 +1,8 @@
 """Linear layers on this machine's CPU: QuantLinear by each integer engine against fp32 and bf16."""
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -58,8 +60,8 @@ def _shape(shape: tuple[int, int, int], *, seconds: float) -> list[dict[str, Any
     systems["int8 as served"] = QuantLinear(levels, scale, exact.bias)
     _gate(case, x=x, exact=exact, systems=systems)
     halved = x.bfloat16()
-    calls = {name: (lambda module=module: module(x)) for name, module in systems.items()}
-    calls |= {"fp32": lambda: exact(x), "bf16": lambda: half(halved)}
+    calls: dict[str, Callable[[], Any]] = {name: partial(module, x) for name, module in systems.items()}
+    calls |= {"fp32": partial(exact, x), "bf16": partial(half, halved)}
     return [
         row(case, system=name, metric="latency", unit="ms", values=timed(call, seconds=seconds))
         for name, call in calls.items()

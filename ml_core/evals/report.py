@@ -36,9 +36,7 @@ class DraftedImage:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m ml_core eval report`."""
     parser.add_argument("--images", type=Path, required=True, help="folder of PNG, JPEG or DICOM files")
-    parser.add_argument(
-        "--labels", type=Path, help="CSV with image and labels (separated by |)"
-    )
+    parser.add_argument("--labels", type=Path, help="CSV with image and labels (separated by |)")
     parser.add_argument("--split", help="only rows of the labels whose split is this")
     parser.add_argument("--drafts", type=Path, help="write one JSON line an image here")
     parser.add_argument("--model", type=Path, default=SHIPPED, help="folder of the model (the shipped student)")
@@ -147,7 +145,7 @@ def score(films: Sequence[LabelledFilm], stated: Truth) -> dict[str, Any]:
     constant = np.zeros_like(stated)
     constant[:, INDEX[NO_FINDING]] = 1
     columns = [INDEX[name] for name in assessed]
-    per_finding = {}
+    per_finding: dict[str, dict[str, Any]] = {}
     for name in FINDINGS:
         positives = int(truth[:, INDEX[name]].sum())
         per_finding[name] = {"positives": positives, "assessed": name in assessed}

@@ -59,9 +59,9 @@ class ReportDrafter:
             self._look(chunk)
         drafts: list[Draft | None] = [self._decline(study, pictures[i]) for i, study in enumerate(request.studies)]
         todo = [index for index, draft in enumerate(drafts) if draft is None]
-        for chunk in _chunks(todo, BATCH):
-            views = [_View.of([p for p in pictures[index] if p.gate >= self.rules.gate], self.rules) for index in chunk]
-            for index, view, written in zip(chunk, views, self._write(views), strict=True):
+        for indices in _chunks(todo, BATCH):
+            views = [_View.of([p for p in pictures[i] if p.gate >= self.rules.gate], self.rules) for i in indices]
+            for index, view, written in zip(indices, views, self._write(views), strict=True):
                 drafts[index] = self._draft(request.studies[index].key, view, written)
         return DraftResult(
             model_digest=self.digest,

@@ -75,7 +75,7 @@ def fit_distil(
     seed: int,
 ) -> None:
     """Train the student by DFAD; the teachers' features are aligned with the student's, their mean logit is matched."""
-    teacher_widths = (tree_leaves.shape[1],)
+    teacher_widths: tuple[int, ...] = (tree_leaves.shape[1],)
     pooled = tree_leaves.shape[1]
     if transformer is not None:
         teacher_widths = (transformer.config.d,) * (transformer.config.layers - 1)

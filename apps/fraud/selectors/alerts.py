@@ -87,9 +87,9 @@ def terminal_days(*, terminal: Terminal, until: datetime, known_by: datetime) ->
     return tuple(
         TerminalDay(
             day=day,
-            transactions=found.get(day, {}).get("n", 0),
-            frauds=found.get(day, {}).get("frauds", 0),
-            cards=found.get(day, {}).get("cards", 0),
+            transactions=found[day]["n"] if day in found else 0,
+            frauds=found[day]["frauds"] if day in found else 0,
+            cards=found[day]["cards"] if day in found else 0,
         )
         for day in days
     )

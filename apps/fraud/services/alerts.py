@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from django.db import transaction
 
-from apps.accounts.api import Actor, Role
+from apps.accounts.api import Actor, Role, person_id
 from apps.audit.api import AuditEvent, record
 from apps.core.errors import AppError, ConflictError, NotAllowedError
 from apps.fraud import rules, selectors
@@ -67,7 +67,7 @@ def alert_dispose(
         verdict=verdict,
         reason_code=reason_code,
         note=note,
-        by_id=by.user_id,
+        by_id=person_id(by),
         at=at,
         prior_label=scored.label,
         prior_label_known_at=scored.label_known_at,
@@ -125,7 +125,7 @@ def note_add(*, alert_id: int, text: str, by: Actor, at: datetime) -> AlertNote:
     text = _checked_note(text)
     if not text:
         raise AlertInputError("the note is empty")
-    note = AlertNote(alert=_locked(alert_id), text=text, by_id=by.user_id, at=at)
+    note = AlertNote(alert=_locked(alert_id), text=text, by_id=person_id(by), at=at)
     note.full_clean()
     note.save()
     record(AuditEvent(actor=by, verb="alert.note", object_type="alert", object_id=str(alert_id), at=at))

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from django.db import IntegrityError, transaction
 from django.db.models import F
 
-from apps.accounts.api import Actor
+from apps.accounts.api import Actor, person_id
 from apps.core.errors import AppError, ConflictError
 from apps.fraud import jobs, selectors
 from apps.fraud.contracts import ParsedTransaction, ScoreAnswer
@@ -78,7 +78,7 @@ def transactions_requeue(*, at: datetime) -> int:
 
 def _accept(row: ParsedTransaction, *, by: Actor, key: str, body_sha256: str, reply_to: str, at: datetime) -> Accepted:
     source = f"api-{by.user_id}"
-    used = ApiRequest.objects.filter(owner_id=by.user_id, key=key).first() if key else None
+    used = ApiRequest.objects.filter(owner_id=person_id(by), key=key).first() if key else None
     if used is not None and used.body_sha256 != body_sha256:
         raise IdempotencyError("this Idempotency-Key was used before with another body")
     pk = used.transaction_id if used else None
@@ -91,7 +91,7 @@ def _accept(row: ParsedTransaction, *, by: Actor, key: str, body_sha256: str, re
     if found is None:
         found = _store(row, source=source, at=at)
     if key and used is None:
-        ApiRequest.objects.create(owner_id=by.user_id, key=key, body_sha256=body_sha256, transaction=found, at=at)
+        ApiRequest.objects.create(owner_id=person_id(by), key=key, body_sha256=body_sha256, transaction=found, at=at)
     if found.state == ScoreState.QUEUED:
         jobs.enqueue_score(transaction_id=found.pk, attempt=found.attempt, reply_to=reply_to)
         answer = ScoreAnswer(id=found.pk, transaction_id=found.external_id, state=found.state)

@@ -334,13 +334,13 @@ def _snapshots(
             cards = {row.card} | {other.card for other in of_terminal.get(row.terminal, [])}
             earlier = {other.id: other for card in cards for other in of_card.get(card, [])}
             keys = [("terminal", row.terminal), *(("card", card) for card in sorted(cards))]
-            known = [each for each in (*earlier.values(), row) if each.label is not None]
+            known = [(each, each.label_known_at) for each in (*earlier.values(), row) if each.label is not None]
             snapshots.append(
                 AlertSnapshot(
                     alert=alert,
                     states=states_pack({key: before.get(key, (b"", 0))[0] for key in keys}),
                     preceding=sorted(earlier),
-                    labels={str(each.id): [each.label, int(each.label_known_at.timestamp())] for each in known},
+                    labels={str(each.id): [each.label, int(when.timestamp())] for each, when in known if when},
                 )
             )
         of_card.setdefault(row.card, []).append(row)

@@ -87,6 +87,8 @@ class DemoStack:
             text = path.read_text(errors="replace")
             if "rror" in text:
                 found += [f"== {path.name}", *text.splitlines()[-lines:]]
+        for path in sorted((self.home / "var" / "runs").rglob("events.jsonl")):
+            found += [f"== {path.parent.name}/events.jsonl", *path.read_text().splitlines()[-5:]]
         return "\n".join(found)
 
     def stop(self) -> int:

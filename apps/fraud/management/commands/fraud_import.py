@@ -45,7 +45,7 @@ class Command(BaseCommand):
         path: Path = options["file"]
         if not path.is_file():
             raise CommandError(f"there is no file {path}")
-        console = Console(file=self.stderr, stderr=True)
+        console = Console(stderr=True)
         try:
             schema = schema_load(options["schema"])
             where = _where(options["score"], console)
