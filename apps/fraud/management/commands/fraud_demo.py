@@ -22,7 +22,7 @@ class Command(BaseCommand):
     help = "Make the demo's bank: cards, history, scores, alerts; does nothing when it is there."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--small", action="store_true", help="300 cards and 40 days instead of 2,000 and 90")
+        parser.add_argument("--small", action="store_true", help="500 cards and 60 days instead of 2,000 and 90")
         parser.add_argument("--score", choices=("auto", "queue", "here"), default="auto")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -30,7 +30,7 @@ class Command(BaseCommand):
         if selectors.import_finished(source=_SOURCE):
             self.stdout.write("the demo bank is there already")
             return
-        cards, days = (300, 40) if options["small"] else (2_000, 90)
+        cards, days = (500, 60) if options["small"] else (2_000, 90)
         path = settings.VAR / "demo" / f"bank-{cards}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
