@@ -3,9 +3,14 @@
 from django.apps import AppConfig
 from django.contrib.admin.apps import AdminConfig
 
+from config import sqlite
+
 
 class ConfigConfig(AppConfig):
     name = "config"
+
+    def ready(self) -> None:
+        sqlite.listen()
 
 
 class AssayAdminConfig(AdminConfig):

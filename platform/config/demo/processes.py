@@ -74,6 +74,14 @@ def stop_descendants(*, grace_s: float = 5.0) -> None:
     _wait(below, timeout_s=grace_s)
 
 
+def reap_orphans(children: Iterable[Child]) -> None:
+    """Take note of adopted processes that have ended, so that they do not stay behind as zombies."""
+    own = {child.popen.pid for child in children}
+    for process in psutil.Process().children():
+        if process.pid not in own and process.is_running() and process.status() == psutil.STATUS_ZOMBIE:
+            os.waitpid(process.pid, os.WNOHANG)
+
+
 def resident_mib(child: Child) -> float:
     """Unique memory of a child and everything below it, in MiB."""
     try:

@@ -16,7 +16,7 @@ from django.conf import settings
 from django.core.management import call_command, get_commands
 
 from config.demo.accounts import NAMES, accounts_ensure
-from config.demo.processes import adopt_orphans, resident_mib, stop, stop_descendants
+from config.demo.processes import adopt_orphans, reap_orphans, resident_mib, stop, stop_descendants
 from config.demo.stack import NotReadyError, Stack
 
 DATA_COMMANDS = {  # management command → its options for a small demo
@@ -61,6 +61,7 @@ def _course(stack: Stack, *, exit_when_ready: bool, out: IO[str]) -> int:
         out.write(_welcome(stack, seconds=timings["ready"]))
         while True:
             stack.check()
+            reap_orphans(stack.children)
             time.sleep(_WATCH_EVERY_S)
     finally:
         out.write("Stopping …\n") if not exit_when_ready else None

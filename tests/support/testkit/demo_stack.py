@@ -60,7 +60,8 @@ class DemoStack:
         """Every process below the demo, by id, with its command line."""
         assert self._process is not None
         below = psutil.Process(self._process.pid).children(recursive=True)
-        return {process.pid: " ".join(process.cmdline()) for process in below}
+        running = [process for process in below if process.status() != psutil.STATUS_ZOMBIE]
+        return {process.pid: " ".join(process.cmdline()) for process in running}
 
     def resident_mib(self) -> dict[str, float]:
         """Unique memory of each of the demo's processes with everything below it, in MiB, by the name of its log."""
