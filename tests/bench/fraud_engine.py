@@ -15,6 +15,7 @@ from ml_core.evals.bench import meta, row, timed
 from ml_core.evals.fraud import SHIPPED, score_table
 from ml_core.serving.fraud import FraudScorer
 
+COMMAND = "make bench NAME=fraud-engine"
 RESULT = Path(__file__).parent / "results" / "fraud-engine.json"
 
 
@@ -36,7 +37,7 @@ def main() -> int:
         for i in range(len(table))
     ]
     rows = [_replay(table), _model(scorer, table), *_requests(scorer, transactions)]
-    result = {"meta": meta("fraud-engine", packages=("torch", "numba", "numpy")), "rows": rows}
+    result = {"meta": {**meta("fraud-engine", packages=("torch", "numba", "numpy")), "command": COMMAND}, "rows": rows}
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))

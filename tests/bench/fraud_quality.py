@@ -34,6 +34,7 @@ from ml_core.train.fraud_presets import fraud_dfad_int8
 RAW = SHARED / "data" / "fraud" / "handbook_raw_2018-04-01_2018-09-04.parquet"
 FOLDS = ("2018-07-25", "2018-08-01", "2018-08-08", "2018-08-15")
 BOOK = [*range(3), *range(4, 16)]  # the Handbook's 15 features: amount, weekend, night and the windows
+COMMAND = "python -m tests.bench.run fraud-quality --teacher CHECKPOINTS"
 RESULT = Path(__file__).parent / "results" / "fraud-quality.json"
 Model = Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]]
 
@@ -54,7 +55,13 @@ def main() -> int:
             predict = fit(features[train], table.fraud[train])
             scores[name][first] = predict(features[test])
     rows = [row for name, by_fold in scores.items() for row in _measure(table, folds, name=name, scores=by_fold)]
-    result = {"meta": meta("fraud-quality", packages=("torch", "lightgbm", "xgboost", "scikit-learn")), "rows": rows}
+    result = {
+        "meta": {
+            **meta("fraud-quality", packages=("torch", "lightgbm", "xgboost", "scikit-learn")),
+            "command": COMMAND,
+        },
+        "rows": rows,
+    }
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))
