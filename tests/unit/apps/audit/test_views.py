@@ -144,7 +144,8 @@ async def test_the_export_streams_under_asgi_too(async_client, transactional_db)
     answer = await async_client.get(reverse("audit:export"))
     text = "".join([part.decode() async for part in answer.streaming_content])
     assert text.startswith("sequence,at,who")
-    await sync_to_async(lambda: connection.close())()  # that thread's own, which would keep the test database from being dropped
+    # That thread's own connection, which would keep the test database from being dropped.
+    await sync_to_async(lambda: connection.close())()
 
 
 @pytest.mark.parametrize(("name", "method", "args"), PAGES)
