@@ -1,5 +1,9 @@
 """Tasks of the gpu lane and one of the io lane: load, one service call, answer."""
 
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
 from celery import shared_task
 from celery_batches import Batches, SimpleRequest
 
@@ -8,8 +12,51 @@ from apps.fraud import jobs
 from apps.fraud.jobs import answers
 from apps.fraud.services import labels, recompute, requests, scoring
 
+_LOST_AFTER_S = 30.0  # a batch whose worker died never returns
 
-@shared_task(base=Batches, name=jobs.SCORE, flush_every=64, flush_interval=0.005)
+
+class OneBatchAtATime(Batches):
+    """Batches that wait while one is being worked on: what arrives meanwhile shares the next forward pass.
+
+    By itself celery-batches hands over whatever a few milliseconds brought, so that under load the single process of
+    the gpu lane gets a growing queue of batches of one.
+    """
+
+    abstract = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.busy_since: float | None = None
+
+    def Strategy(self, task: Any, app: Any, consumer: Any) -> Callable[..., Any]:
+        """Celery's hook for what to do with an arriving message."""
+        handler = super().Strategy(task, app, consumer)
+        self._pool: Any = _Watched(consumer.pool, task=self)
+        self.busy_since = None
+        return handler
+
+    def _do_flush(self) -> None:
+        if self.busy_since is None or monotonic() - self.busy_since > _LOST_AFTER_S:
+            super()._do_flush()
+
+
+class _Watched:
+    """A pool that tells its task when a batch has come back."""
+
+    def __init__(self, pool: Any, *, task: OneBatchAtATime) -> None:
+        self._pool, self._task = pool, task
+
+    def apply_async(self, *args: Any, callback: Callable[[Any], None], **options: Any) -> Any:
+        def done(result: Any) -> None:
+            self._task.busy_since = None
+            callback(result)
+            self._task._do_flush()
+
+        self._task.busy_since = monotonic()
+        return self._pool.apply_async(*args, callback=done, **options)
+
+
+@shared_task(base=OneBatchAtATime, name=jobs.SCORE, flush_every=64, flush_interval=0.005)
 def score(batch: list[SimpleRequest]) -> None:
     """Score the transactions of up to 64 requests in one forward pass, and answer those who wait."""
     wanted = [(int(request.kwargs["id"]), int(request.kwargs["attempt"])) for request in batch]

@@ -95,10 +95,15 @@ def _on_init(sender: str, instance: Any, conf: Any, options: dict[str, Any], **_
     if faults:
         sys.stderr.write("This worker does not start:\n" + "".join(f"  - {fault}\n" for fault in faults))
         raise SystemExit(EX_CONFIG)
-    if lanes == ["gpu"]:
-        conf.worker_prefetch_multiplier = GPU_PREFETCH
     conf.worker_proc_alive_timeout = 180  # a child of the gpu lane loads its models before it says that it is alive
     _worker.update(hostname=sender, lanes=lanes)
+
+
+@signals.worker_init.connect
+def _on_setup(sender: Any, **_: Any) -> None:
+    # Not in conf: Celery's command line has read it already and hands its own 1 to the worker.
+    if _worker["lanes"] == ["gpu"]:
+        sender.prefetch_multiplier = GPU_PREFETCH
 
 
 @signals.worker_process_init.connect

@@ -3,13 +3,17 @@
 import asyncio
 import hashlib
 import json
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from functools import lru_cache, wraps
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import redis
 from asgiref.sync import sync_to_async
 from django.conf import settings
+from django.db import InterfaceError, OperationalError, connection
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from ninja import Field, Header, NinjaAPI, Schema, Status
@@ -25,6 +29,8 @@ from apps.fraud.contracts import ParsedTransaction, ScoreAnswer
 from apps.fraud.jobs.answers import listener
 from apps.fraud.services.requests import Accepted, request_accept
 
+P = ParamSpec("P")
+T = TypeVar("T")
 WAIT_S = 2.0  # then the answer is 202 and a URL
 _ROLES = {Role.INTEGRATOR, Role.ADMIN}
 
@@ -137,7 +143,7 @@ async def score(
     """
     waiting = listener()
     can_wait = await _listening()
-    accepted: Accepted = await sync_to_async(request_accept)(
+    accepted: Accepted = await _in_thread(request_accept)(
         _parsed(body),
         by=request.auth,
         key=idempotency_key,
@@ -149,7 +155,7 @@ async def score(
     if answer.state == "queued" and can_wait:
         answer = await _wait(accepted.id) or answer
     if answer.state == "queued":  # the message may have come before we listened for it, or not at all
-        answer = (await sync_to_async(selectors.answers)(ids=[accepted.id]))[0]
+        answer = (await _in_thread(selectors.answers)(ids=[accepted.id]))[0]
     return Status(202 if answer.state == "queued" else 200, _out(answer))
 
 
@@ -163,7 +169,7 @@ async def score(
 async def status(request: HttpRequest, id: int) -> Status:
     """The state and, once there is one, the score of a transaction that this key's owner sent."""
     actor: Actor = request.auth
-    found = await sync_to_async(selectors.answer_for)(transaction_id=id, source=f"api-{actor.user_id}")
+    found = await _in_thread(selectors.answer_for)(transaction_id=id, source=f"api-{actor.user_id}")
     if found is None:
         return Status(404, {"code": "not_found", "message": "you have sent no such transaction"})
     return Status(200, _out(found))
@@ -196,8 +202,30 @@ def _refused(request: HttpRequest, error: AppError) -> HttpResponse:
 
 
 async def _actor(request: HttpRequest, secret: str) -> Actor | None:
-    actor = await sync_to_async(key_authenticate)(secret, origin=request.META.get("REMOTE_ADDR", ""))
+    actor = await _in_thread(key_authenticate)(secret, origin=request.META.get("REMOTE_ADDR", ""))
     return actor if actor is not None and actor.role in _ROLES else None
+
+
+def _in_thread(does: Callable[P, T]) -> Callable[P, Awaitable[T]]:
+    """Run database work in threads of ours that keep their connection; a fresh one costs more than the work itself."""
+    if settings.CELERY_TASK_ALWAYS_EAGER:  # tests: inside the test's own transaction
+        return sync_to_async(does)
+
+    @wraps(does)
+    def kept(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return does(*args, **kwargs)
+        except (OperationalError, InterfaceError):
+            connection.close()
+            raise
+
+    return sync_to_async(kept, thread_sensitive=False, executor=_threads())
+
+
+@lru_cache(maxsize=1)
+def _threads() -> ThreadPoolExecutor:
+    # SQLite has one writer: a second thread of ours would only wait for the first in SQLite's coarse sleeps.
+    return ThreadPoolExecutor(1 if connection.vendor == "sqlite" else 4, thread_name_prefix="score-api")
 
 
 async def _listening() -> bool:

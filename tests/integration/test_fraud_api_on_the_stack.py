@@ -1,0 +1,86 @@
+"""The scoring API on the real stack: web server, broker, worker; twenty at once are one row, a flood shares batches."""
+
+import json
+import sqlite3
+import urllib.error
+import urllib.request
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import pytest
+from testkit.scoring_stack import ROOT, ScoringStack
+
+_SHIPPED = (ROOT / "ml_core" / "pretrained" / "fraud-student" / "manifest.json").is_file()
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory, broker_url):
+    home = tmp_path_factory.mktemp("stack")
+    with ScoringStack(home=home, broker_url=broker_url, engine="local" if _SHIPPED else "fake") as running:
+        for _ in range(30):  # the worker loads its model
+            if send(running, "warm", key="warm")[0] == 200:
+                break
+        yield running
+
+
+def send(stack, transaction_id, *, key="", card="1", amount=1_250):
+    body = {
+        "transaction_id": transaction_id,
+        "at": datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0).isoformat(),
+        "card": card,
+        "terminal": "7",
+        "amount_cents": amount,
+    }
+    headers = {"Authorization": f"Bearer {stack.key}", "Content-Type": "application/json"}
+    if key:
+        headers["Idempotency-Key"] = key
+    request = urllib.request.Request(
+        f"{stack.url}/api/v1/transactions/score", json.dumps(body).encode(), headers, method="POST"
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=20) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def rows(stack, query):
+    with sqlite3.connect(next(stack.home.rglob("*.sqlite3"))) as database:
+        return database.execute(query).fetchall()
+
+
+def test_an_answer_comes_within_the_request(stack):
+    status, answer = send(stack, "one")
+    assert status == 200
+    assert answer["state"] == "done"
+    assert len(answer["model_digest"]) == 64
+
+
+def test_twenty_at_once_with_one_key_are_one_row_and_one_answer(stack):
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: send(stack, "twenty", key="k-20"), range(20)))
+    bodies = {json.dumps(answer, sort_keys=True) for status, answer in answers if status == 200}
+    assert len(bodies) == 1
+    assert {status for status, _ in answers} <= {200, 202}
+    assert rows(stack, "SELECT count(*) FROM fraud_transaction WHERE external_id = 'twenty'") == [(1,)]
+
+
+def test_requests_that_come_together_share_a_forward_pass(stack):
+    with ThreadPoolExecutor(30) as pool:
+        statuses = Counter(pool.map(lambda i: send(stack, f"flood-{i}", card=str(i))[0], range(120)))
+    assert set(statuses) <= {200, 202}
+    found = rows(stack, "SELECT detail_json FROM audit_event WHERE verb = 'transactions.score'")
+    sizes = [json.loads(detail)["count"] for (detail,) in found]
+    assert max(sizes) > 1, stack.log()[-2000:]
+
+
+def test_the_importer_goes_through_the_worker_that_answers(stack, tmp_path):
+    path = tmp_path / "rows.csv"
+    lines = [f"{i},2026-05-01 10:{i % 60:02d}:00,{i % 9},{i % 5},{i}.50,0" for i in range(300)]
+    header = "TRANSACTION_ID,TX_DATETIME,CUSTOMER_ID,TERMINAL_ID,TX_AMOUNT,TX_FRAUD"
+    path.write_text("\n".join([header, *lines, "bad row"]))
+    body = json.loads(stack.manage("fraud_import", str(path), "--json").splitlines()[-1])
+    assert body["scored_by"] == "queue"
+    assert (body["stored"], body["scored"], body["refused"]) == (300, 300, 1)
+    assert body["rows"][0]["line"] == 302
