@@ -36,6 +36,19 @@ def models_clear(*, hostname: str) -> None:
         client.delete(f"{_PREFIX}models:{hostname}")
 
 
+def heartbeat_clear(*, hostname: str) -> None:
+    """Forget a worker that stops: it serves nothing from now on."""
+    with connect() as client:
+        client.delete(f"{_PREFIX}alive:{hostname}", f"{_PREFIX}models:{hostname}")
+
+
+def heartbeats_clear(url: str, /) -> None:
+    """Forget every worker of an earlier life: a broker that keeps its messages keeps these keys too."""
+    with redis.Redis.from_url(url.replace("redis+socket://", "unix://", 1), socket_timeout=2) as client:
+        for key in client.scan_iter(match=f"{_PREFIX}*"):
+            client.delete(key)
+
+
 def workers_read() -> dict[str, dict[str, Any]]:
     """Every live worker: hostname → {lanes, models}."""
     with connect() as client:

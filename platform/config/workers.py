@@ -4,6 +4,7 @@ import sys
 from importlib.util import find_spec
 from typing import Any
 
+import redis
 import structlog
 from celery import signals
 from django.conf import settings
@@ -119,6 +120,14 @@ def _on_ready(sender: Any, **_: Any) -> None:
         _worker["timer"].cancel()
     _beat()
     _worker["timer"] = sender.timer.call_repeatedly(broker.HEARTBEAT_S, _beat)
+
+
+@signals.worker_shutdown.connect
+def _on_shutdown(**_: Any) -> None:
+    try:
+        broker.heartbeat_clear(hostname=hostname())
+    except redis.RedisError as error:  # the broker may have ended first; the keys expire or are cleared at its start
+        log.warning("heartbeat_not_cleared", reason=str(error))
 
 
 def _beat() -> None:

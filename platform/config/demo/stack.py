@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from config.broker import heartbeats_clear
 from config.demo import embedded_broker
 from config.demo.processes import Child, start
 from config.env import ROOT
@@ -51,6 +52,8 @@ class Stack:
             embedded_broker.socket_path(self._var).unlink(missing_ok=True)
             self._start("broker", embedded_broker.command(self._var))
         self.wait(_broker_answers(self.broker_url), limit_s=20, what="the broker")
+        if self._embedded:
+            heartbeats_clear(self.broker_url)
 
     def start_workers(self) -> None:
         """Start one worker for each lane, and beat."""

@@ -41,5 +41,14 @@ def test_a_heartbeat_goes_stale_by_itself(on_real_broker):
     assert 0 < on_real_broker.ttl("assay:worker:alive:io@test") <= broker.STALE_S
 
 
+def test_workers_of_an_earlier_life_are_forgotten(on_real_broker, broker_url):
+    broker.heartbeat_write(hostname="gpu@test", lanes=["gpu"])
+    broker.models_write(hostname="gpu@test", models={"fraud": {"digest": "0" * 64}})
+    assert broker.workers_read()["gpu@test"]["models"] == {"fraud": {"digest": "0" * 64}}
+    broker.heartbeats_clear(broker_url)
+    assert broker.workers_read() == {}
+    assert on_real_broker.keys("assay:worker:*") == []
+
+
 def test_health_is_for_reading_alone(client):
     assert client.post(reverse("health_live")).status_code == 405
