@@ -133,7 +133,7 @@ class ReportDrafter:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Decoding is thousands of small operators: on a busy machine a second thread's barriers cost ten times the work."""
+    """Decoding is thousands of small operators: on a busy machine the barriers of a second thread cost tenfold."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
