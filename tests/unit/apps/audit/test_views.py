@@ -5,7 +5,6 @@ import io
 from datetime import timedelta
 
 import pytest
-from django.db import connections
 from django.urls import reverse
 from testkit.people import make_actor, make_user
 
