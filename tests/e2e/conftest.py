@@ -60,6 +60,7 @@ def sign_in(demo: DemoStack, browser: Browser) -> Iterator[Callable[[str], Page]
         page.get_by_label("Password").fill(PASSWORD)
         page.get_by_role("button", name="Sign in").click()
         expect(page.locator(".bar .user")).to_contain_text(name)
+        page.wait_for_load_state()  # the keys are heard once the scripts have run
         return page
 
     yield open_as

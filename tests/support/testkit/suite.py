@@ -65,7 +65,8 @@ def _install_browser() -> None:
     """Chromium by apt where that is allowed, else by Playwright."""
     if os.geteuid() == 0 and subprocess.run(["which", "apt-get"], capture_output=True, check=False).returncode == 0:
         subprocess.run(["apt-get", "update", "-qq"], check=False)
-        if subprocess.run(["apt-get", "install", "-y", "-qq", "chromium"], check=False).returncode == 0:
+        words = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"]
+        if subprocess.run(words, check=False).returncode == 0:
             return
     subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], check=False)
 
