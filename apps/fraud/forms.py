@@ -50,6 +50,16 @@ class QueueForm(forms.Form):
         return self.cleaned_data.get("offset") or 0
 
 
+class SearchForm(forms.Form):
+    """The words of the search box."""
+
+    q = forms.CharField(required=False, max_length=100, label="Search")
+
+    def text(self) -> str:
+        """What to look for: the words with single spaces, nothing when they were refused."""
+        return " ".join(self.cleaned_data["q"].split()) if self.is_valid() else ""
+
+
 class VersionForm(forms.Form):
     """The version of the alert that the person saw."""
 

@@ -33,6 +33,7 @@ REASON_CODES: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 _PAN = re.compile(r"(?<!\d)(?:\d[ -]?){11,18}\d(?!\d)")
+_ALERT = re.compile(r"(?P<word>#|alert\s+#?)?(?P<number>[0-9]{1,17})", re.IGNORECASE)
 _CVV_NAMES = {"cvv", "cvv2", "cvc", "cvc2", "cid", "cav2", "cardsecuritycode", "securitycode", "pin", "pinblock"}
 _NIGHT_HOURS = range(7)
 
@@ -96,7 +97,29 @@ def is_card_secret(field_name: str) -> bool:
 
 def has_card_number(text: str) -> bool:
     """Whether a text holds something with the form of a card number that passes the Luhn check (ISO/IEC 7812-1)."""
-    return any(_luhn(re.sub(r"\D", "", found.group())) for found in _PAN.finditer(text))
+    return card_number_in(text) != ""
+
+
+def card_numbers_masked(text: str) -> str:
+    """A text with the first six and last four digits of whatever has the form of a card number in it."""
+    return _PAN.sub(lambda found: _masked(found.group()), text)
+
+
+def card_number_in(text: str) -> str:
+    """The first card number in a text that passes the Luhn check, empty when there is none."""
+    return next((found.group() for found in _PAN.finditer(text) if _luhn(re.sub(r"\D", "", found.group()))), "")
+
+
+def card_digits(text: str) -> str:
+    """The digits of a text that holds nothing but digits, spaces and dashes, else nothing."""
+    digits = re.sub(r"[ -]", "", text)
+    return digits if digits.isascii() and digits.isdigit() else ""
+
+
+def alert_number(text: str) -> tuple[int | None, bool]:
+    """The number of an alert in `12`, `#12` or `alert 12`, and whether the words can mean nothing but an alert."""
+    found = _ALERT.fullmatch(text.strip())
+    return (int(found["number"]), bool(found["word"])) if found else (None, False)
 
 
 def priority_of(*, probability: float, amount_cents: int) -> int:

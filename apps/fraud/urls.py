@@ -2,13 +2,14 @@
 
 from django.urls import path
 
-from apps.fraud.views import alert, queue
+from apps.fraud.views import alert, queue, search
 
 app_name = "fraud"
 urlpatterns = [
     path("", queue.queue, name="queue"),
     path("mine/", queue.mine, name="mine"),
     path("closed/", queue.closed, name="closed"),
+    path("search/", search.search, name="search"),
     path("next/", queue.claim_next, name="claim_next"),
     path("views/", queue.view_save, name="view_save"),
     path("views/<int:view_id>/delete/", queue.view_delete, name="view_delete"),

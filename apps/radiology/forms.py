@@ -32,6 +32,16 @@ class UploadForm(forms.Form):
     priority = forms.TypedChoiceField(choices=Priority.choices, coerce=int, initial=Priority.ROUTINE)
 
 
+class SearchForm(forms.Form):
+    """The words of the search box."""
+
+    q = forms.CharField(required=False, max_length=100, label="Search")
+
+    def text(self) -> str:
+        """What to look for: the words with single spaces, nothing when they were refused."""
+        return " ".join(self.cleaned_data["q"].split()) if self.is_valid() else ""
+
+
 class SignForm(forms.Form):
     """The password again."""
 

@@ -1,9 +1,25 @@
-"""Reads of radiology: the reading list, a study with its images, batches, quarantine."""
+"""Reads of radiology: the reading list, the search, a study with its images, batches, quarantine."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.db.models import Case, Count, F, IntegerField, OuterRef, Q, QuerySet, Subquery, Value, When
+from django.db.models import (
+    Case,
+    Count,
+    F,
+    Func,
+    IntegerField,
+    Max,
+    OuterRef,
+    Q,
+    QuerySet,
+    Subquery,
+    TextField,
+    Value,
+    When,
+)
 from django.utils.http import urlencode
 
 from apps.radiology.models import (
@@ -12,6 +28,7 @@ from apps.radiology.models import (
     DraftState,
     FileStatus,
     Instance,
+    Patient,
     Priority,
     Report,
     ReportState,
@@ -20,7 +37,36 @@ from apps.radiology.models import (
 )
 from apps.radiology.rules import ordering
 
-_STRIP = 64
+FOUND_ROWS = 20
+_UID_SIGNS = set("0123456789.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextFound:
+    """A report, or where there is none a draft, that holds the words; `sentences` are those that hold one of them."""
+
+    study: Study
+    state: str
+    sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """At most FOUND_ROWS of each kind; `cut` names the kinds of which there are more.
+
+    `exact` is the one study that the words name in full: by its UID, or as the only one of a patient.
+    """
+
+    patients: tuple[Patient, ...] = ()
+    studies: tuple[Study, ...] = ()
+    texts: tuple[TextFound, ...] = ()
+    cut: tuple[str, ...] = ()
+    exact: Study | None = None
+
+    @property
+    def total(self) -> int:
+        """How many rows are shown."""
+        return len(self.patients) + len(self.studies) + len(self.texts)
 
 
 def reading_list(
@@ -70,6 +116,29 @@ def reading_list(
     if query:
         rows = rows.filter(Q(patient__pseudonym__icontains=query) | Q(description__icontains=query))
     return rows.select_related("patient", "reader").order_by("rank", "flagged", "arrived_at", "pk")
+
+
+def find(*, text: str, at: datetime) -> Found:
+    """Patients by pseudonym, studies by UID or description, reports and drafts by their words; four queries."""
+    bare = text.upper().removeprefix("P-")
+    patients = Patient.objects.filter(pseudonym__istartswith=f"P-{bare}").annotate(
+        held=Count("studies", distinct=True), last_date=Max("studies__study_date")
+    )
+    patients_found = list(patients.order_by("pseudonym")[: FOUND_ROWS + 1])
+    named = Q(patient__in=[patient.pk for patient in patients_found]) | Q(description__icontains=text)
+    if len(text) >= 3 and set(text) <= _UID_SIGNS:
+        named |= Q(uid__startswith=text)
+    studies = list(reading_list(at=at, state="all").filter(named)[: FOUND_ROWS + 1])
+    texts = _texts(text.split())
+    kinds: dict[str, Sequence[Any]] = {"patients": patients_found, "studies": studies, "texts": texts}
+    exact = [study for study in studies if study.uid == text or study.patient.pseudonym == f"P-{bare}"]
+    return Found(
+        patients=tuple(patients_found[:FOUND_ROWS]),
+        studies=tuple(studies[:FOUND_ROWS]),
+        texts=tuple(texts[:FOUND_ROWS]),
+        cut=tuple(kind for kind, rows in kinds.items() if len(rows) > FOUND_ROWS),
+        exact=exact[0] if len(exact) == 1 and not texts else None,
+    )
 
 
 def list_counts(*, reader_id: int | None) -> dict[str, int]:
@@ -175,6 +244,45 @@ def queue_counts() -> dict[str, int]:
         .count()
     )
     return {"open": open_studies, "quarantine": quarantine().count()}
+
+
+class _SentenceText(Func):
+    """The texts of a JSON list of sentences, one after the other; NULL for an empty list."""
+
+    output_field = TextField()
+
+    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        template = "(SELECT group_concat(json_extract(value, '$.text'), ' ') FROM json_each(%(expressions)s))"
+        return self.as_sql(compiler, connection, template=template, **context)
+
+    def as_postgresql(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        template = "(SELECT string_agg(one ->> 'text', ' ') FROM jsonb_array_elements(%(expressions)s) AS one)"
+        return self.as_sql(compiler, connection, template=template, **context)
+
+
+def _texts(words: Sequence[str]) -> list[TextFound]:
+    """Reports, and the drafts of studies without one, whose sentences hold all the words, the newest first."""
+    if max(map(len, words), default=0) < 3:
+        return []
+    held = Q()
+    for word in words:
+        held &= Q(words__icontains=word)
+    reports = Report.objects.annotate(words=_SentenceText("sentences")).filter(held)
+    drafts = Draft.objects.annotate(words=_SentenceText("sentences")).filter(held, study__report__isnull=True)
+    newest = Draft.objects.filter(study=OuterRef("study")).order_by("-number").values("pk")[:1]
+    rows: list[Report | Draft] = []
+    rows += reports.select_related("study__patient").order_by("-updated_at", "-pk")[: FOUND_ROWS + 1]
+    rows += drafts.filter(pk=Subquery(newest)).select_related("study__patient").order_by("-pk")[: FOUND_ROWS + 1]
+    return [
+        TextFound(
+            study=row.study,
+            state="draft" if isinstance(row, Draft) else ReportState(row.state).label,
+            sentences=tuple(
+                one["text"] for one in row.sentences if any(word.lower() in one["text"].lower() for word in words)
+            ),
+        )
+        for row in rows[: FOUND_ROWS + 1]
+    ]
 
 
 def _studies_of_batch(batch_id: int) -> QuerySet[Any]:

@@ -1,5 +1,6 @@
-"""How rows of radiology are put on pages: the reading list, the series strip, sentences, the viewer's metadata."""
+"""How rows of radiology are put on pages: lists, what a search found, the series strip, sentences, metadata."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -8,6 +9,7 @@ from django.urls import reverse
 
 from apps.radiology.models import DraftState, Instance, Report, ReportState, Study
 from apps.radiology.rules.drafting import draft_summary_of
+from apps.radiology.selectors import TextFound
 
 _LEVELS = ("STAT", "urgent", "routine")
 
@@ -28,6 +30,21 @@ def list_row(study: Study, *, at: datetime) -> dict[str, Any]:
         "state": ReportState(row["report_state"]).label if row["report_state"] else _work_state(row["draft_state"]),
         "final": row["report_state"] == ReportState.FINAL,
     }
+
+
+def found_rows(texts: Sequence[TextFound], *, sentences: int = 2) -> list[dict[str, Any]]:
+    """Lines of found texts: the study, its state, and the first sentences that hold the words."""
+    return [
+        {
+            "study": one.study,
+            "title": study_title(one.study),
+            "person": person_words(one.study),
+            "state": one.state,
+            "final": one.state == ReportState.FINAL.label,
+            "quote": " … ".join(one.sentences[:sentences]),
+        }
+        for one in texts
+    ]
 
 
 def study_title(study: Study) -> str:

@@ -2,7 +2,7 @@
 
 from django.urls import path, register_converter
 
-from apps.radiology.views import dicomweb, reading, upload
+from apps.radiology.views import dicomweb, reading, search, upload
 
 
 class UidConverter:
@@ -24,6 +24,7 @@ _IMAGE = "dicomweb/studies/<uid:study>/series/<uid:series>/instances/<uid:instan
 app_name = "radiology"
 urlpatterns = [
     path("", reading.reading_list, name="reading_list"),
+    path("search/", search.search, name="search"),
     path("upload/", upload.upload, name="upload"),
     path("batches/", upload.batch_create, name="batch_create"),
     path("batches/<uuid:uid>/", upload.batch, name="batch"),

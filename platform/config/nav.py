@@ -53,6 +53,8 @@ HALVES = (
             ),
         ),
         counts=fraud.queue_counts,
+        search="fraud:search",
+        search_hint="Search card, terminal, alert",
     ),
     Half(
         title="Radiology",
@@ -67,6 +69,8 @@ HALVES = (
             ),
         ),
         counts=radiology.queue_counts,
+        search="radiology:search",
+        search_hint="Search patient, study, report",
     ),
     Half(
         title="Training",

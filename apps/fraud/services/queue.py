@@ -1,17 +1,19 @@
 """Reads of the queue and of alerts that leave a trace in the audit trail, and the saving of views."""
 
 from datetime import datetime
+from urllib.parse import unquote_plus
 
 from django.db import transaction
 
 from apps.accounts.api import Actor
 from apps.audit.api import AuditEvent, record
 from apps.core.errors import AppError
-from apps.fraud import selectors
+from apps.fraud import rules, selectors
 from apps.fraud.contracts import QueueFilter
 from apps.fraud.models import SavedView
 from apps.fraud.selectors import alerts as alert_selectors
 from apps.fraud.selectors import queue as queue_selectors
+from apps.fraud.selectors import search as search_selectors
 
 MAX_VIEWS = 20
 
@@ -32,7 +34,8 @@ def queue_read(
         wanted=wanted, user_id=by.user_id, at=at, age_cap_h=selectors.policy_now().age_cap_h, offset=offset
     )
     views = queue_selectors.saved_views(user_id=by.user_id)
-    _record(by, verb="queue.read", object_type="queue", object_id="open", at=at, query=query, rows=len(page.alerts))
+    asked = unquote_plus(query)  # so that a card number in it is seen, whose spaces stand as + or %20
+    _record(by, verb="queue.read", object_type="queue", object_id="open", at=at, query=asked, rows=len(page.alerts))
     return page, views
 
 
@@ -42,6 +45,14 @@ def closed_read(*, by: Actor, at: datetime, offset: int) -> queue_selectors.Queu
     page = queue_selectors.closed_today(at=at, offset=offset)
     _record(by, verb="queue.read", object_type="queue", object_id="closed", at=at, query="", rows=len(page.alerts))
     return page
+
+
+@transaction.atomic
+def search_read(*, text: str, by: Actor, at: datetime) -> search_selectors.Found:
+    """What a text names; the search is recorded, with any card number in it masked."""
+    found = search_selectors.find(text=text)
+    _record(by, verb="fraud.search", object_type="alerts", object_id="", at=at, query=text, rows=found.total)
+    return found
 
 
 @transaction.atomic
@@ -73,5 +84,6 @@ def view_delete(*, view_id: int, by: Actor, at: datetime) -> bool:
 
 
 def _record(by: Actor, *, verb: str, object_type: str, object_id: str, at: datetime, query: str, rows: int) -> None:
-    detail: dict[str, object] = {"query": query[:200], "rows": rows}
+    # A pasted card number must not outlive the request.
+    detail: dict[str, object] = {"query": rules.card_numbers_masked(query)[:200], "rows": rows}
     record(AuditEvent(actor=by, verb=verb, object_type=object_type, object_id=object_id, at=at, detail=detail))

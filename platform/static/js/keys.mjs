@@ -20,7 +20,7 @@ function onKey(event) {
   if (Date.now() - goSince < GO_WAIT_MS && go(event)) return;
   if (event.key === "g" && document.querySelector("[data-go]")) return waitForGo(event);
   if (event.key === "?") return act(event, showHelp);
-  if (event.key === "/") return act(event, () => document.querySelector("input[type=search]")?.focus());
+  if (event.key === "/") return act(event, search);
   if (press(event, event.key)) return;
   inList(event);
 }
@@ -28,6 +28,12 @@ function onKey(event) {
 function act(event, does) {
   event.preventDefault();
   does();
+}
+
+function search() {
+  const box = document.querySelector("input[type=search]");
+  box?.focus();
+  box?.select();
 }
 
 function press(event, key) {

@@ -1,4 +1,4 @@
-// Keeps relative times true while the page stays open: every <time data-live> younger than a day. Same words as `when` in apps/core/rules.py.
+// Keeps relative times true while the page stays open: every <time data-live> younger than a day. Same words as `when` and `ago` of the template tags.
 const EVERY_MS = 15_000;
 const DAY_S = 86_400;
 
@@ -8,7 +8,7 @@ export function start() {
 
 function refresh(el) {
   const seconds = (Date.now() - Date.parse(el.dateTime)) / 1000;
-  if (Math.abs(seconds) < DAY_S) el.textContent = (seconds < -1 ? "in " : "") + span(Math.abs(seconds));
+  if (Math.abs(seconds) < DAY_S) el.textContent = (seconds < -1 ? "in " : "") + span(Math.abs(seconds)) + el.dataset.live;
 }
 
 function span(seconds) {
