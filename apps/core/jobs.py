@@ -17,6 +17,16 @@ def enqueue(name: str, /, **kwargs: object) -> None:
     transaction.on_commit(lambda: _send(name, kwargs))
 
 
+def send_now(name: str, /, **kwargs: object) -> bool:
+    """Send the task at once, outside of any transaction, and once only; False when the broker does not take it."""
+    try:
+        current_app.signature(name, kwargs=kwargs).apply_async(retry=False)
+    except OperationalError as error:
+        log.warning("task_not_sent", task=name, reason=str(error))
+        return False
+    return True
+
+
 def _send(name: str, kwargs: dict[str, object]) -> None:
     try:
         current_app.signature(name, kwargs=kwargs).apply_async()

@@ -1,7 +1,13 @@
 """What travels inside the fraud app and out of it: plain frozen data."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from typing import Any
+
+
+def api_source(owner_id: int, /) -> str:
+    """The source of the rows that a user's requests make; ids of transactions are unique in it."""
+    return f"api-{owner_id}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,6 +27,43 @@ class ParsedTransaction:
     utc_offset_s: int = 0
     label: bool | None = None
     label_known_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """One scoring request on its way to the worker; `token` is what its answer comes back under."""
+
+    token: str
+    owner_id: int
+    key: str  # the Idempotency-Key, empty for none
+    body_sha256: str
+    row: ParsedTransaction
+
+    @property
+    def source(self) -> str:
+        """The source of the rows of this owner's requests."""
+        return api_source(self.owner_id)
+
+    def as_json(self) -> dict[str, Any]:
+        """As a message holds it."""
+        body = asdict(self)
+        body["row"]["at"] = self.row.at.isoformat()
+        return body
+
+    @classmethod
+    def from_json(cls, body: dict[str, Any]) -> "Asked":
+        """What `as_json` made."""
+        row = ParsedTransaction(**body["row"] | {"at": datetime.fromisoformat(body["row"]["at"])})
+        return cls(**body | {"row": row})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal:
+    """Why a request was not taken: the code, sentence and HTTP status of the AppError that it met."""
+
+    code: str
+    message: str
+    status: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,6 +9,7 @@ from celery_batches import Batches, SimpleRequest
 
 from apps.core import clock
 from apps.fraud import jobs
+from apps.fraud.contracts import Asked
 from apps.fraud.jobs import answers
 from apps.fraud.services import labels, recompute, requests, scoring
 
@@ -56,13 +57,15 @@ class _Watched:
         return self._pool.apply_async(*args, callback=done, **options)
 
 
-@shared_task(base=OneBatchAtATime, name=jobs.SCORE, flush_every=64, flush_interval=0.005)
+@shared_task(base=OneBatchAtATime, name=jobs.SCORE, flush_every=64, flush_interval=0.002)
 def score(batch: list[SimpleRequest]) -> None:
-    """Score the transactions of up to 64 requests in one forward pass, and answer those who wait."""
-    wanted = [(int(request.kwargs["id"]), int(request.kwargs["attempt"])) for request in batch]
-    done = requests.requests_score(wanted=wanted, at=clock.now())
-    waiting = {int(request.kwargs["id"]): request.kwargs.get("reply_to", "") for request in batch}
-    answers.publish([(waiting[answer.id], answer) for answer in done if waiting.get(answer.id)])
+    """Score up to 64 requests in one forward pass, those asked for and those stored before, and answer who waits."""
+    messages = [request.kwargs for request in batch]
+    asked = [Asked.from_json(message["asked"]) for message in messages if "asked" in message]
+    wanted = [(int(message["id"]), int(message["attempt"])) for message in messages if "id" in message]
+    outcomes = requests.requests_take(asked=asked, wanted=wanted, at=clock.now())
+    reply_to = {message["asked"]["token"]: message["reply_to"] for message in messages if "asked" in message}
+    answers.publish([(reply_to[token], token, outcome) for token, outcome in outcomes.items()])
 
 
 @shared_task(name=jobs.SCORE_BATCH)

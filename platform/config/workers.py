@@ -1,13 +1,18 @@
-"""Refuses to start a worker that is wrongly set up, and says why; loads the champions; leaves heartbeats."""
+"""Refuses to start a worker that is wrongly set up, and says why; loads the champions; leaves heartbeats.
+
+Database connections stay open from task to task: Celery would open one for each, which costs as much as a score.
+"""
 
 import sys
 from importlib.util import find_spec
+from time import monotonic
 from typing import Any
 
 import redis
 import structlog
 from celery import signals
 from django.conf import settings
+from django.db import connections
 
 from apps.core.errors import AppError
 from apps.engine.port import get_engine
@@ -21,7 +26,9 @@ log = structlog.get_logger(__name__)
 EX_CONFIG = 78  # sysexits.h: configuration error
 GPU_PREFETCH = 64  # celery-batches can gather no more requests into one model call than the worker holds
 
-_worker: dict[str, Any] = {"hostname": "", "lanes": [], "timer": None}
+CONNECTION_IDLE_S = 5.0  # one that lay idle longer may be dead without knowing it
+
+_worker: dict[str, Any] = {"hostname": "", "lanes": [], "timer": None, "worked_at": 0.0}
 
 
 def faults_find(*, lanes: list[str], pool: str, concurrency: int | None) -> list[str]:
@@ -112,6 +119,19 @@ def _on_process(**_: Any) -> None:
     if _worker["lanes"] == ["gpu"]:
         broker.models_clear(hostname=hostname())
         champions_load(hostname=hostname())
+
+
+@signals.task_prerun.connect
+def _on_task(**_: Any) -> None:
+    idle = monotonic() - _worker["worked_at"] > CONNECTION_IDLE_S
+    for held in connections.all(initialized_only=True):
+        if not held.in_atomic_block and (idle or held.errors_occurred):
+            held.close()
+
+
+@signals.task_postrun.connect
+def _on_task_end(**_: Any) -> None:
+    _worker["worked_at"] = monotonic()
 
 
 @signals.worker_ready.connect

@@ -66,6 +66,37 @@ def test_twenty_at_once_with_one_key_are_one_row_and_one_answer(stack):
     assert rows(stack, "SELECT count(*) FROM fraud_transaction WHERE external_id = 'twenty'") == [(1,)]
 
 
+def test_what_the_worker_refuses_comes_back_as_the_api_says_it(stack):
+    send(stack, "refused", key="k-refused")
+    status, answer = send(stack, "refused", amount=1)
+    assert (status, answer["code"]) == (409, "conflict")
+    status, answer = send(stack, "refused-2", key="k-refused")
+    assert (status, answer["code"]) == (422, "idempotency_key_reused")
+    assert rows(stack, "SELECT count(*) FROM fraud_transaction WHERE external_id LIKE 'refused%'") == [(1,)]
+
+
+def test_while_the_worker_stands_still_the_row_is_stored_and_the_answer_is_202(stack):
+    with stack.worker_suspended():
+        status, answer = send(stack, "late", key="k-late")
+        assert (status, answer["state"]) == (202, "queued")
+        assert rows(stack, "SELECT state FROM fraud_transaction WHERE external_id = 'late'") == [("queued",)]
+    status, again = send(stack, "late", key="k-late")
+    assert (status, again["id"], again["state"]) == (200, answer["id"], "done")
+
+
+def test_the_lean_handler_keeps_hosts_and_headers(stack):
+    request = urllib.request.Request(f"{stack.url}/api/v1/transactions/999999", headers={"X-API-Key": stack.key})
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=20)
+    assert caught.value.code == 404
+    assert caught.value.headers["X-Content-Type-Options"] == "nosniff"
+    assert "Set-Cookie" not in caught.value.headers
+    request.add_header("Host", "evil.example")
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=20)
+    assert caught.value.code == 400
+
+
 def test_requests_that_come_together_share_a_forward_pass(stack):
     with ThreadPoolExecutor(30) as pool:
         statuses = Counter(pool.map(lambda i: send(stack, f"flood-{i}", card=str(i))[0], range(120)))

@@ -1,6 +1,8 @@
 """Names of the tasks of this app and how they are sent; how answers come back to a waiting request."""
 
-from apps.core.jobs import enqueue
+from typing import Any
+
+from apps.core.jobs import enqueue, send_now
 
 SCORE = "fraud.gpu.score"
 SCORE_BATCH = "fraud.gpu.score_batch"
@@ -9,9 +11,14 @@ RECOMPUTE = "fraud.gpu.recompute"
 REQUEUE = "fraud.io.requeue_stale"
 
 
-def enqueue_score(*, transaction_id: int, attempt: int, reply_to: str = "") -> None:
-    """Have one transaction scored, together with whatever else arrives in the same few milliseconds."""
-    enqueue(SCORE, id=transaction_id, attempt=attempt, reply_to=reply_to)
+def enqueue_score(*, transaction_id: int, attempt: int) -> None:
+    """Have a stored transaction scored, together with whatever else arrives in the same few milliseconds."""
+    enqueue(SCORE, id=transaction_id, attempt=attempt)
+
+
+def send_request(*, asked: dict[str, Any], reply_to: str) -> bool:
+    """Have a request stored, scored and answered by the worker; False when the broker does not take it."""
+    return send_now(SCORE, asked=asked, reply_to=reply_to)
 
 
 def enqueue_score_batch(*, batch_id: int, attempt: int) -> None:

@@ -3,34 +3,36 @@
 import asyncio
 import json
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from typing import Any
 
 import redis
 import redis.asyncio
 from django.conf import settings
 
-from apps.fraud.contracts import ScoreAnswer
+from apps.fraud.contracts import Refusal, ScoreAnswer
 
 _PREFIX = "assay:fraud:answers:"
-_EARLY_KEPT = 1_000
 
 
-def publish(answers: list[tuple[str, ScoreAnswer]]) -> None:
-    """Send answers to the processes that wait; nobody may listen any more, the rows hold the truth."""
+def publish(answers: list[tuple[str, str, ScoreAnswer | Refusal]]) -> None:
+    """Send (listener's name, token, outcome) to the processes that wait; the rows hold the truth, whoever listens."""
     by_channel: dict[str, list[dict[str, object]]] = {}
-    for reply_to, answer in answers:
-        by_channel.setdefault(reply_to, []).append(asdict(answer))
+    for reply_to, token, outcome in answers:
+        kind = "refusal" if isinstance(outcome, Refusal) else "answer"
+        by_channel.setdefault(reply_to, []).append({"token": token, kind: asdict(outcome)})
     for reply_to, bodies in by_channel.items():
         _client().publish(_PREFIX + reply_to, json.dumps(bodies))
 
 
 class Listener:
-    """The one subscription of a web process; requests wait on futures by the id of their transaction."""
+    """The one subscription of a web process; requests wait on futures by their token."""
 
     def __init__(self) -> None:
         self.name = uuid.uuid4().hex
-        self._waiting: dict[int, list[asyncio.Future[ScoreAnswer]]] = {}
-        self._early: dict[int, ScoreAnswer] = {}
+        self._waiting: dict[str, asyncio.Future[ScoreAnswer | Refusal]] = {}
         self._task: asyncio.Task[None] | None = None
         self._ready: asyncio.Event = asyncio.Event()
 
@@ -47,23 +49,14 @@ class Listener:
             ready.cancel()
             self._task.result()
 
-    async def answer(self, transaction_id: int, *, timeout_s: float) -> ScoreAnswer | None:
-        """The answer about a transaction that was sent with our name; None when it does not come in time."""
-        early = self._early.pop(transaction_id, None)
-        if early is not None:
-            return early
-        future: asyncio.Future[ScoreAnswer] = asyncio.get_running_loop().create_future()
-        futures = self._waiting.setdefault(transaction_id, [])
-        futures.append(future)
+    @contextmanager
+    def expect(self, token: str) -> Iterator["asyncio.Future[ScoreAnswer | Refusal]"]:
+        """The future of the outcome under `token`; begin to expect it before the request is sent."""
+        future = self._waiting[token] = asyncio.get_running_loop().create_future()
         try:
-            return await asyncio.wait_for(future, timeout_s)
-        except TimeoutError:
-            return None
+            yield future
         finally:
-            if future in futures:
-                futures.remove(future)
-            if not futures and self._waiting.get(transaction_id) is futures:
-                del self._waiting[transaction_id]
+            self._waiting.pop(token, None)
 
     async def _listen(self) -> None:
         client = redis.asyncio.Redis.from_url(_url(), health_check_interval=20)
@@ -78,17 +71,11 @@ class Listener:
         finally:
             await client.aclose()
 
-    def _deliver(self, bodies: list[dict[str, object]]) -> None:
+    def _deliver(self, bodies: list[dict[str, Any]]) -> None:
         for body in bodies:
-            answer = ScoreAnswer(**body)  # type: ignore[arg-type]
-            futures = self._waiting.pop(answer.id, [])
-            for future in futures:
-                if not future.done():
-                    future.set_result(answer)
-            if not futures:  # a fast worker: its answer came before the request knew its own id
-                self._early[answer.id] = answer
-                if len(self._early) > _EARLY_KEPT:
-                    self._early.pop(next(iter(self._early)))
+            future = self._waiting.get(body["token"])
+            if future is not None and not future.done():
+                future.set_result(ScoreAnswer(**body["answer"]) if "answer" in body else Refusal(**body["refusal"]))
 
 
 _listeners: dict[int, tuple[asyncio.AbstractEventLoop, Listener]] = {}

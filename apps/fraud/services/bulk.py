@@ -24,6 +24,8 @@ def cards_ensure(rows: Iterable[ParsedTransaction], *, known: dict[str, int]) ->
     """Make the cards that are new, and put the ids of all cards of `rows` into `known` (token → id)."""
     new = {row.card_token: row.card_display for row in rows if row.card_token not in known}
     for part in _parts(sorted(new)):
+        known.update(Card.objects.filter(token__in=part).values_list("token", "id"))
+    for part in _parts(sorted(new.keys() - known.keys())):
         Card.objects.bulk_create([Card(token=token, display=new[token]) for token in part], ignore_conflicts=True)
         known.update(Card.objects.filter(token__in=part).values_list("token", "id"))
 
@@ -32,6 +34,8 @@ def terminals_ensure(rows: Iterable[ParsedTransaction], *, known: dict[str, int]
     """Make the terminals that are new, and put the ids of all terminals of `rows` into `known` (key → id)."""
     new = {row.terminal_key: row for row in rows if row.terminal_key not in known}
     for part in _parts(sorted(new)):
+        known.update(Terminal.objects.filter(key__in=part).values_list("key", "id"))
+    for part in _parts(sorted(new.keys() - known.keys())):
         Terminal.objects.bulk_create(
             [Terminal(key=k, name=new[k].terminal_name, category=new[k].terminal_category) for k in part],
             ignore_conflicts=True,

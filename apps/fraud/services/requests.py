@@ -1,54 +1,54 @@
 """Scoring requests of integrators: accepted once whatever is sent twice, scored in batches, answered from the rows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.db.models import F
 
-from apps.accounts.api import Actor, person_id
-from apps.core.errors import AppError, ConflictError
+from apps.core.errors import AppError
 from apps.fraud import jobs, selectors
-from apps.fraud.contracts import ParsedTransaction, ScoreAnswer
-from apps.fraud.models import ApiRequest, Card, ScoreState, Terminal, Transaction
-from apps.fraud.services import scoring
+from apps.fraud.contracts import Asked, Refusal, ScoreAnswer
+from apps.fraud.models import ScoreState, Transaction
+from apps.fraud.services import arrivals, scoring
+from apps.fraud.services.arrivals import Stored
 from ml_core.errors import InputError
 
 STALE_AFTER = timedelta(minutes=3)
 _REQUEUE_ROWS = 1_000
 
 
-class IdempotencyError(AppError):
-    """The same Idempotency-Key came with another body."""
+class RequestRefusedError(AppError):
+    """A request that cannot be taken; code, sentence and status are the refusal's."""
 
-    code = "idempotency_key_reused"
-    status = 422
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Accepted:
-    """What became of a request: the row that stands for it, and the answer if there is one already."""
-
-    id: int
-    answer: ScoreAnswer
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.code, self.status = refusal.code, refusal.status
 
 
-def request_accept(
-    row: ParsedTransaction, *, by: Actor, key: str, body_sha256: str, reply_to: str, at: datetime
-) -> Accepted:
-    """Store a transaction to score and send it to the gpu lane; sent twice, it is stored once.
+def requests_take(
+    *, asked: Sequence[Asked], wanted: Sequence[tuple[int, int]], at: datetime
+) -> dict[str, ScoreAnswer | Refusal]:
+    """At the worker: store what is new of `asked`, score it together with stored (id, attempt) pairs; by token."""
+    taken = arrivals.requests_store(asked=asked, at=at) if asked else {}
+    pairs = {(row.id, row.attempt) for row in taken.values() if isinstance(row, Stored)}
+    answers = {each.id: each for each in requests_score(wanted=sorted({*wanted, *pairs}), at=at)}
+    return {token: answers[row.id] if isinstance(row, Stored) else row for token, row in taken.items()}
 
-    Raises IdempotencyError (same key, other body) and ConflictError (same transaction id, other content).
+
+@transaction.atomic
+def request_accept(*, asked: Asked, at: datetime) -> ScoreAnswer:
+    """At the web process, when no worker answered: store the request so that it cannot be lost, and send it again.
+
+    Raises RequestRefusedError (same key, other body; same transaction id, other content).
     """
-    for last in (False, True):
-        try:
-            with transaction.atomic():
-                return _accept(row, by=by, key=key, body_sha256=body_sha256, reply_to=reply_to, at=at)
-        except IntegrityError:  # somebody stored the same row or key between our look and our write
-            if last:
-                raise
-    raise AssertionError("unreachable")
+    row = arrivals.requests_store(asked=[asked], at=at)[asked.token]
+    if isinstance(row, Refusal):
+        raise RequestRefusedError(row)
+    answer = selectors.answers(ids=[row.id])[0]
+    if answer.state == ScoreState.QUEUED:
+        jobs.enqueue_score(transaction_id=row.id, attempt=row.attempt)
+    return answer
 
 
 def requests_score(*, wanted: Sequence[tuple[int, int]], at: datetime) -> list[ScoreAnswer]:
@@ -74,58 +74,6 @@ def transactions_requeue(*, at: datetime) -> int:
         for pk, attempt in stale:
             jobs.enqueue_score(transaction_id=pk, attempt=attempt + 1)
     return len(stale)
-
-
-def _accept(row: ParsedTransaction, *, by: Actor, key: str, body_sha256: str, reply_to: str, at: datetime) -> Accepted:
-    source = f"api-{by.user_id}"
-    used = ApiRequest.objects.filter(owner_id=person_id(by), key=key).first() if key else None
-    if used is not None and used.body_sha256 != body_sha256:
-        raise IdempotencyError("this Idempotency-Key was used before with another body")
-    pk = used.transaction_id if used else None
-    stored = Transaction.objects.select_related("card", "terminal").filter(
-        **({"pk": pk} if pk else {"source": source, "external_id": row.external_id})
-    )
-    found = stored.first()
-    if found is not None and not _same(found, row):
-        raise ConflictError(f"transaction {row.external_id} was sent before with another content")
-    if found is None:
-        found = _store(row, source=source, at=at)
-    if key and used is None:
-        ApiRequest.objects.create(owner_id=person_id(by), key=key, body_sha256=body_sha256, transaction=found, at=at)
-    if found.state == ScoreState.QUEUED:
-        jobs.enqueue_score(transaction_id=found.pk, attempt=found.attempt, reply_to=reply_to)
-        answer = ScoreAnswer(id=found.pk, transaction_id=found.external_id, state=found.state)
-    else:
-        answer = selectors.answers(ids=[found.pk])[0]
-    return Accepted(id=found.pk, answer=answer)
-
-
-def _store(row: ParsedTransaction, *, source: str, at: datetime) -> Transaction:
-    card = Card.objects.filter(token=row.card_token).first()
-    card = card or Card.objects.create(token=row.card_token, display=row.card_display)
-    terminal = Terminal.objects.filter(key=row.terminal_key).first()
-    terminal = terminal or Terminal.objects.create(key=row.terminal_key, name=row.terminal_name)
-    return Transaction.objects.create(
-        source=source,
-        external_id=row.external_id,
-        at=row.at,
-        utc_offset_s=row.utc_offset_s,
-        card=card,
-        terminal=terminal,
-        amount_cents=row.amount_cents,
-        currency=row.currency,
-        received_at=at,
-    )
-
-
-def _same(stored: Transaction, row: ParsedTransaction) -> bool:
-    return (stored.external_id, stored.at, stored.amount_cents, stored.currency, stored.card.token) == (
-        row.external_id,
-        row.at,
-        row.amount_cents,
-        row.currency,
-        row.card_token,
-    ) and stored.terminal.key == row.terminal_key
 
 
 def _score_alone(pk: int, *, at: datetime) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -21,13 +22,13 @@ from ninja.errors import AuthenticationError, ValidationError
 from ninja.security import APIKeyHeader, HttpBearer
 from pydantic import AwareDatetime, ConfigDict, field_validator, model_validator
 
-from apps.accounts.api import Actor, Role, key_authenticate
+from apps.accounts.api import Actor, Role, key_authenticate, person_id
 from apps.core import clock
 from apps.core.errors import AppError
-from apps.fraud import rules, selectors
-from apps.fraud.contracts import ParsedTransaction, ScoreAnswer
+from apps.fraud import jobs, rules, selectors
+from apps.fraud.contracts import Asked, ParsedTransaction, Refusal, ScoreAnswer, api_source
 from apps.fraud.jobs.answers import listener
-from apps.fraud.services.requests import Accepted, request_accept
+from apps.fraud.services.requests import RequestRefusedError, request_accept
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -141,21 +142,16 @@ async def score(
     Sent twice with the same Idempotency-Key it is scored once and answered alike; the same key with another body is
     refused with 422.
     """
-    waiting = listener()
-    can_wait = await _listening()
-    accepted: Accepted = await _in_thread(request_accept)(
-        _parsed(body),
-        by=request.auth,
+    asked = Asked(
+        token=uuid.uuid4().hex,
+        owner_id=person_id(request.auth),
         key=idempotency_key,
         body_sha256=hashlib.sha256(json.dumps(body.model_dump(mode="json"), sort_keys=True).encode()).hexdigest(),
-        reply_to=waiting.name if can_wait else "",
-        at=clock.now(),
+        row=_parsed(body),
     )
-    answer = accepted.answer
-    if answer.state == "queued" and can_wait:
-        answer = await _wait(accepted.id) or answer
-    if answer.state == "queued":  # the message may have come before we listened for it, or not at all
-        answer = (await _in_thread(selectors.answers)(ids=[accepted.id]))[0]
+    answer = await _ask_worker(asked) or await _in_thread(request_accept)(asked=asked, at=clock.now())
+    if answer.state == "queued":  # it may just have been scored
+        answer = (await _in_thread(selectors.answers)(ids=[answer.id]))[0]
     return Status(202 if answer.state == "queued" else 200, _out(answer))
 
 
@@ -169,7 +165,7 @@ async def score(
 async def status(request: HttpRequest, id: int) -> Status:
     """The state and, once there is one, the score of a transaction that this key's owner sent."""
     actor: Actor = request.auth
-    found = await _in_thread(selectors.answer_for)(transaction_id=id, source=f"api-{actor.user_id}")
+    found = await _in_thread(selectors.answer_for)(transaction_id=id, source=api_source(person_id(actor)))
     if found is None:
         return Status(404, {"code": "not_found", "message": "you have sent no such transaction"})
     return Status(200, _out(found))
@@ -228,18 +224,22 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1 if connection.vendor == "sqlite" else 4, thread_name_prefix="score-api")
 
 
-async def _listening() -> bool:
-    if settings.CELERY_TASK_ALWAYS_EAGER:  # no worker, no broker: the row has the answer already
-        return False
+async def _ask_worker(asked: Asked) -> ScoreAnswer | None:
+    """What the worker says, None when it does not answer in time or the broker is away. Raises RequestRefusedError."""
+    if settings.CELERY_TASK_ALWAYS_EAGER:  # no worker, no broker
+        return None
+    waiting = listener()
     try:
-        await asyncio.wait_for(listener().started(), timeout=1.0)
+        await asyncio.wait_for(waiting.started(), timeout=1.0)
+        with waiting.expect(asked.token) as outcome:
+            if not await _in_thread(jobs.send_request)(asked=asked.as_json(), reply_to=waiting.name):
+                return None
+            answer = await asyncio.wait_for(outcome, WAIT_S)
     except (TimeoutError, redis.RedisError, OSError):
-        return False
-    return True
-
-
-async def _wait(transaction_id: int) -> ScoreAnswer | None:
-    return await listener().answer(transaction_id, timeout_s=WAIT_S)
+        return None
+    if isinstance(answer, Refusal):
+        raise RequestRefusedError(answer)
+    return answer
 
 
 def _parsed(body: TransactionIn) -> ParsedTransaction:

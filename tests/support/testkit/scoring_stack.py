@@ -7,8 +7,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import redis
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -87,6 +90,28 @@ class ScoringStack:
             "-m", "celery", "-A", "config", "worker", "-Q", "gpu", "--pool=prefork", "--concurrency=1",
             "-n", f"gpu-{self.port}@test", "--loglevel=WARNING", "--without-gossip", "--without-mingle",
         )  # fmt: skip
+
+    @contextmanager
+    def worker_suspended(self) -> Iterator[None]:
+        """Every process of the worker stands still inside, as one does that hangs, and goes on after."""
+        worker = psutil.Process(self._children[1].pid)
+        processes = [worker, *worker.children(recursive=True)]
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.resume()
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """Processor time so far of the web server and of the worker with its children."""
+        used = {}
+        for name, child in zip(("web", "worker"), self._children, strict=False):
+            top = psutil.Process(child.pid)
+            times = [process.cpu_times() for process in (top, *top.children(recursive=True))]
+            used[name] = sum(each.user + each.system for each in times)
+        return used
 
     def manage(self, *words: str) -> str:
         """Run manage.py and return its stdout; raises with its stderr when it fails."""
