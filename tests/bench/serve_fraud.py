@@ -183,7 +183,7 @@ def _meta(engine: str) -> dict[str, object]:
         "versions": {"python": platform.python_version()},
         "command": "make bench NAME=serve-fraud",
         "engine": engine,
-        "note": "demo bank, SQLite, one web process, one worker, generator on the same cores; alerts with their reasons",
+        "note": "demo bank, SQLite, one web process, one worker, generator on the same cores; alerts with reasons",
     }
 
 
