@@ -50,6 +50,8 @@ def band_of(probability: float) -> tuple[int, str]:
 
 
 def points_words(points: float) -> str:
-    """Signed points with a real minus sign: `+41`, `−6`; less than half a point keeps one digit."""
+    """Signed points with a real minus sign: `+41`, `−6`; less than one point keeps one digit, next to none is `0`."""
+    if abs(points) < 0.05:
+        return "0"
     shown = f"{abs(points):.1f}" if abs(points) < 0.95 else f"{abs(points):.0f}"
     return f"{'−' if points < 0 else '+'}{shown}"

@@ -11,6 +11,7 @@ from apps.fraud.models import Transaction
 from apps.fraud.selectors.alerts import TerminalDay
 
 WIDTH, HEIGHT = 760, 168
+LEAST_POINTS = 0.05  # less is shown as 0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 750, 14, 138
 
 
@@ -62,9 +63,13 @@ class DayBar:
 
 
 def reason_bars(reasons: Sequence[dict[str, Any]], *, shown: int = 7) -> tuple[tuple[ReasonBar, ...], float]:
-    """The strongest reasons with their bars, and the points of all the others together."""
+    """The strongest reasons with their bars, and the points of all the others together.
+
+    Reasons of less than LEAST_POINTS are among the others, unless there is nothing else.
+    """
     ordered = sorted(reasons, key=lambda reason: -abs(reason["points"]))
-    first, rest = ordered[:shown], ordered[shown:]
+    counted = sum(1 for reason in ordered if abs(reason["points"]) >= LEAST_POINTS) or len(ordered)
+    first, rest = ordered[: min(shown, counted)], ordered[min(shown, counted) :]
     largest = max((abs(reason["points"]) for reason in first), default=1.0) or 1.0
     bars = []
     for reason in sorted(first, key=lambda each: -each["points"]):

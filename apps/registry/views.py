@@ -80,9 +80,10 @@ def _kind_block(kind: ModelKind) -> dict[str, object]:
 
 def _beside_champion(model: ModelVersion) -> dict[str, object]:
     champion = selectors.model_rows(kind=ModelKind(model.kind)).filter(state="champion").exclude(pk=model.pk).first()
+    # Manifests state figures of different test sets under equal names; a run's page compares on one.
     metrics = champion.metrics if champion else None
     return {
         "model": model,
         "champion": champion,
-        "comparison": rules.compare(candidate=model.metrics, champion=metrics),
+        "comparison": rules.compare(candidate=model.metrics, champion=metrics, judged=False),
     }

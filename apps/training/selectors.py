@@ -23,6 +23,13 @@ class Chart:
     latest: str
 
     @property
+    def legend(self) -> list[tuple[str, str]]:
+        """The series by name, each with its last value; nothing for one series alone, which the title names."""
+        if len(self.series) < 2:
+            return []
+        return [(name, "–" if (last := _last(values)) is None else f"{last:.3g}") for name, values in self.series]
+
+    @property
     def rows(self) -> list[tuple[int, list[float | None]]]:
         """The last values as rows of a table, the newest first."""
         last = range(len(self.steps) - 1, max(-1, len(self.steps) - 21), -1)
@@ -62,7 +69,7 @@ def charts(run: Run) -> list[Chart]:
     levels = tuple((level, column(f"align_{level}")) for level in ("token", "layer", "global"))
     return [
         _chart("loss", "Loss", steps, (("loss", column("loss")),)),
-        _chart("align", "Alignment: token, layer, global", steps, levels),
+        _chart("align", "Alignment", steps, levels),
         _validation(run),
         _chart("lr", "Learning rate", steps, (("learning rate", column("lr")),)),
     ]
@@ -98,6 +105,9 @@ def _validation(run: Run) -> Chart:
 def _chart(
     key: str, title: str, steps: tuple[int, ...], series: tuple[tuple[str, tuple[float | None, ...]], ...]
 ) -> Chart:
-    latest = [next((value for value in reversed(values) if value is not None), None) for _name, values in series]
-    words = " · ".join(f"{value:.3g}" for value in latest if value is not None)
+    words = " · ".join(f"{last:.3g}" for _name, values in series if (last := _last(values)) is not None)
     return Chart(key=key, title=title, steps=steps, series=series, latest=words)
+
+
+def _last(values: tuple[float | None, ...]) -> float | None:
+    return next((value for value in reversed(values) if value is not None), None)

@@ -9,8 +9,8 @@ from axe_playwright_python.sync_playwright import Axe
 from testkit.demo_stack import DemoStack
 
 PAGES = {
-    "analyst-1": ["/fraud/", "/fraud/mine/", "/profile/"],
-    "radiologist-1": ["/radiology/", "/radiology/upload/"],
+    "analyst-1": ["/fraud/", "/fraud/mine/", "/fraud/search/?q=C-00", "/fraud/search/?q=zebra", "/profile/"],
+    "radiologist-1": ["/radiology/", "/radiology/upload/", "/radiology/search/?q=effusion", "/radiology/search/?q=P-"],
     "admin-1": ["/training/", "/training/new/", "/models/"],
     "auditor-1": ["/audit/"],
     "integrator-1": ["/profile/"],

@@ -15,17 +15,13 @@ register = template.Library()
 @register.filter
 def when(value: datetime | float | None) -> SafeString | str:
     """`<time>` with the relative time within a day and the exact moment in the user's zone on hover."""
-    if value is None or value == "":
-        return "–"
-    local = timezone.localtime(_moment(value))
-    now = clock.now()
-    return format_html(
-        '<time datetime="{}" title="{}"{}>{}</time>',
-        local.isoformat(timespec="seconds"),
-        rules.moment_words(local),
-        SafeString(" data-live") if abs((now - local).total_seconds()) < rules.DAY_S else "",
-        rules.when_words(local, now=now),
-    )
+    return _relative(value, behind="")
+
+
+@register.filter
+def ago(value: datetime | float | None) -> SafeString | str:
+    """As `when`, for the middle of a sentence: `12 min ago`, but `12 May 14:05`."""
+    return _relative(value, behind=" ago")
 
 
 @register.filter
@@ -83,6 +79,23 @@ def percent(value: float | None, digits: int = 0) -> str:
 def span(seconds: float | None) -> str:
     """A number of seconds in one unit: `48 s`, `12 min`."""
     return "–" if seconds is None or seconds == "" else rules.span_words(float(seconds))
+
+
+def _relative(value: datetime | float | None, *, behind: str) -> SafeString | str:
+    if value is None or value == "":
+        return "–"
+    local = timezone.localtime(_moment(value))
+    now = clock.now()
+    seconds = (now - local).total_seconds()
+    behind = behind if -1 <= seconds < rules.DAY_S else ""
+    return format_html(
+        '<time datetime="{}" title="{}"{}>{}{}</time>',
+        local.isoformat(timespec="seconds"),
+        rules.moment_words(local),
+        format_html(' data-live="{}"', behind) if abs(seconds) < rules.DAY_S else "",
+        rules.when_words(local, now=now),
+        behind,
+    )
 
 
 def _moment(value: datetime | float) -> datetime:

@@ -2,7 +2,8 @@
 import uPlot from "../vendor/uplot/uPlot.esm.js";
 
 const HEIGHT = 132;
-const COLOURS = { loss: ["--accent"], align: ["--accent", "--risk-3", "--good"], validation: ["--good", "--accent", "--risk-3", "--muted"], lr: ["--muted"] };
+const COLOURS = { loss: ["--accent"], lr: ["--muted"] };
+const SERIES = ["--accent", "--risk-3", "--good", "--muted", "--risk-2", "--risk-4"]; // as .training-c1 … .training-c6
 const panels = document.getElementById("run-charts");
 const log = document.getElementById("run-log");
 const plots = new Map();
@@ -13,7 +14,7 @@ const short = (value) => (value === 0 ? "0" : Math.abs(value) < 0.001 || Math.ab
 
 function options(chart, width) {
   const axis = { stroke: token("--muted"), grid: { stroke: token("--line"), width: 1 }, ticks: { show: false }, font: `11px ${token("--font-text")}` };
-  const colours = COLOURS[chart.key] ?? ["--accent"];
+  const colours = COLOURS[chart.key] ?? SERIES;
   return {
     width,
     height: HEIGHT,
@@ -22,14 +23,14 @@ function options(chart, width) {
     cursor: { y: false, drag: { x: false, y: false } },
     scales: { x: { time: false } },
     axes: [{ ...axis, size: 22, space: 60 }, { ...axis, size: 44, space: 32, values: (_plot, ticks) => ticks.map(short) }],
-    series: [{}, ...chart.names.map((name, i) => ({ label: name, stroke: token(colours[i % colours.length]), width: 1.8, spanGaps: true, points: { show: chart.steps.length < 3, size: 6 } }))],
+    series: [{}, ...chart.names.map((name, i) => ({ label: name, stroke: token(colours[i % colours.length]), width: 1.8, spanGaps: true, points: { show: chart.steps.length < 3, size: 7, fill: token(colours[i % colours.length]) } }))],
   };
 }
 
 function draw(chart) {
   const panel = panels.querySelector(`[data-chart="${chart.key}"]`);
   if (!panel) return;
-  panel.querySelector("[data-latest]").textContent = chart.latest || "–";
+  tell(panel, chart);
   const box = panel.querySelector(".training-plot");
   const rows = [chart.steps, ...chart.series];
   const shape = `${chart.names.join()}|${chart.steps.length < 3}`;
@@ -39,6 +40,17 @@ function draw(chart) {
   plots.delete(chart.key);
   if (!chart.steps.length) return;
   plots.set(chart.key, { shape, plot: new uPlot(options(chart, box.clientWidth), rows, box) });
+}
+
+function tell(panel, chart) {
+  const many = chart.names.length > 1;
+  panel.querySelector("[data-latest]").textContent = many ? "" : chart.latest || "–";
+  panel.querySelector("[data-legend]").replaceChildren(...(many ? chart.names : []).map((name, i) => {
+    const last = chart.series[i].findLast((value) => value !== null);
+    const item = Object.assign(document.createElement("li"), { className: `training-c${(i % SERIES.length) + 1}`, textContent: `${name} ` });
+    item.append(Object.assign(document.createElement("span"), { className: "num", textContent: last === undefined ? "–" : String(+last.toPrecision(3)) }));
+    return item;
+  }));
 }
 
 async function load() {

@@ -1,6 +1,6 @@
 """Template tags of every page."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -25,6 +25,14 @@ def test_when_shows_the_zone_of_the_person_on_hover():
 
 def test_a_recent_time_is_kept_true_by_the_page():
     assert "data-live" in render("{{ at|when }}", at=clock.now())
+
+
+def test_ago_says_so_within_a_day_and_not_behind_a_date():
+    assert ">2 h ago</time>" in render("{{ at|ago }}", at=clock.now() - timedelta(hours=2))
+    assert ' data-live=" ago"' in render("{{ at|ago }}", at=clock.now() - timedelta(hours=2))
+    assert ">in 4 h</time>" in render("{{ at|ago }}", at=clock.now() + timedelta(hours=5, minutes=-1))
+    assert ">7 Jul 2025</time>" in render("{{ at|ago }}", at=datetime(2025, 7, 7, tzinfo=UTC))
+    assert render("{{ at|ago }}", at=None) == "–"
 
 
 def test_when_takes_seconds_since_1970_too():

@@ -59,7 +59,7 @@ def test_the_list_is_not_empty_of_words_without_models(admin, store):
 
 def test_a_version_shows_card_metrics_lineage_and_when_it_served(admin, digests):
     page = admin.get(reverse("registry:model_detail", args=[digests[0]])).content.decode()
-    for words in ("Trained for a test.", "average precision", "e" * 64, "serves now", "the first", "Apache-2.0"):
+    for words in ("Trained for a test.", "Average precision", "e" * 64, "serves now", "the first", "Apache-2.0"):
         assert words in page
     assert Event.objects.order_by("-sequence").first().verb == "model.read"
 
