@@ -1,83 +1,45 @@
 """DFAD: dynamic feature alignment distillation, as published and mended (engine.md, section 1)."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ml_core.distill.cka import linear_cka
 from ml_core.distill.features import Features, masked_mean
+from ml_core.distill.logits import logits_kl
+from ml_core.distill.pairing import Assignment, Pairs, cka_measured, cka_pairs, pair_layers
+from ml_core.distill.relations import heads_loss, similarity, similarity_loss
 from ml_core.distill.resample import TokenResampler
+from ml_core.distill.spec import DFADConfig, DFADLoss
+from ml_core.distill.weighting import depth_factors
 from ml_core.errors import InputError
 
-Level = Literal["token", "layer", "global"]
+__all__ = ["DFAD", "DFADConfig", "DFADLoss", "compiled"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class DFADConfig:
-    """Settings of DFAD.
-
-    weighting: "default" (mended), "as_published" (literally the source's formula), "uniform" (plain feature KD).
-    depth: the factor by depth of the default weighting, sigmoid((l − L/2)/tau) or exp(−((l − L/2)/sigma)²), where l
-        counts the teacher's layers from 1 to L; tau and sigma are L/6 and L/4 unless given.
-    pairing: student layer s of S meets teacher layer round(s·L/S) ("uniform") or L − S + s ("last").
-    alpha: weight of the alignment at the start; it falls linearly to 0 over the training.
-    epsilon: the least weight that a layer keeps, whatever its cosine.
-    cos_momentum, warmup_steps: running mean of the cosines, which counts only after the warm-up.
-    temperature, kl_share: matching of logits; it takes the share kl_share of the task's loss.
-    relation: weight of the token-by-token similarity matrices inside the layer level.
-    """
-
-    weighting: Literal["default", "as_published", "uniform"] = "default"
-    depth: Literal["sigmoid", "bell"] = "sigmoid"
-    pairing: Literal["uniform", "last"] = "uniform"
-    levels: tuple[Level, ...] = ("token", "layer", "global")
-    alpha: float = 0.7
-    epsilon: float = 0.2
-    cos_momentum: float = 0.99
-    warmup_steps: int = 100
-    tau: float | None = None
-    sigma: float | None = None
-    temperature: float = 2.0
-    kl_share: float = 0.5
-    relation: float = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class DFADLoss:
-    """The loss and its parts: `total` is what to differentiate; the rest is for logs. `weights`, `cos`: one a pair."""
-
-    total: Float[Tensor, ""]
-    task: Float[Tensor, ""]
-    align_token: Float[Tensor, ""]
-    align_layer: Float[Tensor, ""]
-    align_global: Float[Tensor, ""]
-    logits_kl: Float[Tensor, ""]
-    weights: Float[Tensor, " pairs"]
-    cos: Float[Tensor, " pairs"]
-    alpha: float
-
-    def align(self) -> dict[str, float]:
-        """The alignment losses by level, as events want them."""
-        return {
-            "token": float(self.align_token.detach()),
-            "layer": float(self.align_layer.detach()),
-            "global": float(self.align_global.detach()),
-        }
+Quantize = Callable[[Tensor], Tensor]
+_LEVELS = {"token", "layer", "global", "heads"}
+_CKA_ROWS = 256  # of a batch: its cost grows with the square
+_GOLDEN = 0.6180339887498949
 
 
 class DFAD(nn.Module):
     """total = α·align + (1 − α)·((1 − κ)·task + κ·T²·KL), α = alpha·(1 − progress), κ = kl_share.
 
-    Its parameters (projectors, resampler) are trained with the student and thrown away after. The teacher's features
-    get no gradient. `teacher_widths`, `student_widths`: one width a layer; widths of the pooled embeddings are those
-    of the last layers unless given.
+    Its parameters (projectors, resampler) are trained with the student and thrown away after. The teacher's
+    features get no gradient. `teacher_widths`, `student_widths`: one width a layer; widths of the pooled embeddings are
+    those of the last layers unless given. `pairs` overrides the pairing (DFAD.measured finds those by CKA).
+    `quantizer`: the student's own fake quantization with a straight-through gradient, where the student is trained for
+    integers; both sides pass through it, so that what the student cannot say is no loss (SQuaT). The step has no
+    branch on data and no transfer to the host: `compiled(dfad)` is one graph.
     """
 
     cos_mean: Tensor
     steps: Tensor
+    depth: Tensor
 
     def __init__(
         self,
@@ -87,80 +49,184 @@ class DFAD(nn.Module):
         *,
         teacher_pooled: int | None = None,
         student_pooled: int | None = None,
+        pairs: Pairs | None = None,
+        quantizer: Quantize | None = None,
     ) -> None:
         super().__init__()
         if not teacher_widths or not student_widths:
             raise InputError("teacher_widths, student_widths: at least one layer each")
-        if unknown := set(config.levels) - {"token", "layer", "global"}:
+        if unknown := set(config.levels) - _LEVELS:
             raise InputError(f"levels: unknown {', '.join(sorted(unknown))}")
-        self.config = config
-        self.pairs = pair_layers(len(teacher_widths), len(student_widths), pairing=config.pairing)
+        self.config, self.quantizer = config, quantizer
+        self.shape = (len(student_widths), len(teacher_widths))
+        self.by_layer = bool({"token", "layer"} & set(config.levels))
+        self.pairs = pairs or _pairs(config, teacher=len(teacher_widths), student=len(student_widths))
+        self.sources = tuple(range(len(teacher_widths))) if _is_learned(config) else tuple(t for _, t in self.pairs)
+        if _is_learned(config):
+            if len(set(teacher_widths)) > 1 or config.weighting == "as_published":
+                raise InputError("pairing: a learned one needs teacher layers of one width, and is not as published")
+            self.assignment = Assignment(config, teacher=len(teacher_widths), student=len(student_widths))
         exact = config.weighting == "as_published"
-        self.projectors = nn.ModuleList(
-            _projector(student_widths[s], teacher_widths[t], exact=exact) for s, t in self.pairs
-        )
-        pooled = (student_pooled or student_widths[-1], teacher_pooled or teacher_widths[-1])
-        self.global_projector = _projector(*pooled, exact=exact)
-        self.resampler = TokenResampler(teacher_widths[self.pairs[-1][1]])
-        depth = depth_factors(config, [t + 1 for _, t in self.pairs], layers=len(teacher_widths))
+        widths = [(student_widths[s], teacher_widths[t]) for s, t in self.pairs] if self.by_layer else []
+        self.projectors = nn.ModuleList(_projector(*width, exact=exact) for width in widths)
+        if self.by_layer:
+            self.resampler = TokenResampler(teacher_widths[self.pairs[-1][1]])
+        if "global" in config.levels:
+            pooled = (student_pooled or student_widths[-1], teacher_pooled or teacher_widths[-1])
+            self.global_projector = _projector(*pooled, exact=exact)
+        depth = depth_factors(config, [t + 1 for t in self.sources], layers=len(teacher_widths))
         self.register_buffer("depth", depth, persistent=False)
         self.register_buffer("cos_mean", torch.zeros(len(self.pairs)))
         self.register_buffer("steps", torch.zeros(()))
 
-    def forward(self, student: Features, teacher: Features, task_loss: Float[Tensor, ""], progress: float) -> DFADLoss:
+    @classmethod
+    def measured(
+        cls, config: DFADConfig, shown: Sequence[tuple[Features, Features]], *, quantizer: Quantize | None = None
+    ) -> "DFAD":
+        """DFAD for the (student, teacher) features of the first batches: widths from their shapes, pairs by their CKA.
+
+        Deterministic: the same features give the same pairs. On the CPU, in single precision. Raises InputError
+        where nothing is shown, or the pairing is "cka" and no batch has four rows.
+        """
+        if not shown:
+            raise InputError("shown: at least one batch")
+        student, teacher = shown[0]
+        return cls(
+            config,
+            teacher.widths,
+            student.widths,
+            teacher_pooled=teacher.pooled.shape[-1],
+            student_pooled=student.pooled.shape[-1],
+            pairs=cka_pairs(cka_measured(shown)) if config.pairing == "cka" else None,
+            quantizer=quantizer,
+        )
+
+    def forward(
+        self,
+        student: Features,
+        teacher: Features | None,
+        task_loss: Float[Tensor, ""],
+        progress: float | Float[Tensor, ""],
+        *,
+        alignment: Float[Tensor, "b n m"] | None = None,
+    ) -> DFADLoss:
         """One batch's loss; `progress` is the share of the training done, in [0, 1].
 
-        In training mode it also moves the running mean of the cosines.
+        alignment: rows that pool the teacher's m tokens to the student's n (spans.span_alignment); rows of zeros are
+        tokens that the teacher does not have. Without it unequal counts are resampled by place. `teacher` may be None
+        where nothing of it is asked for. In training mode the running mean of the cosines moves too.
         """
-        teacher = teacher.detach()
-        weights = student.token_weights(student.layers[0])
-        mapped = [project(student.layers[s]) for project, (s, _) in zip(self.projectors, self.pairs, strict=True)]
-        targets = self._targets(mapped, student=student, teacher=teacher)
-        cos = torch.stack([_mean_cosine(m, t, weights=weights) for m, t in zip(mapped, targets, strict=True)])
-        shares = self._weights(cos)
-        token, layer, whole = (task_loss.new_zeros(()) for _ in range(3))
-        if "token" in self.config.levels:
-            token = shares @ torch.stack(
-                [self._distance(m, t, weights=weights) for m, t in zip(mapped, targets, strict=True)]
-            )
-        if "layer" in self.config.levels:
-            layer = shares @ self._layer_losses(mapped, targets=targets, student=student, weights=weights)
-        if "global" in self.config.levels:
-            whole = self._global_loss(student, teacher=teacher)
-        kl = logits_kl(student, teacher=teacher, temperature=self.config.temperature)
-        share = self.config.kl_share if student.logits is not None and teacher.logits is not None else 0.0
-        alpha = self.config.alpha * (1.0 - progress)
-        task = (1.0 - share) * task_loss + share * self.config.temperature**2 * kl
+        config, zero = self.config, task_loss.new_zeros(())
+        if teacher is None:
+            if config.levels or config.kl_share:
+                raise InputError("teacher: needed by the levels and by kl_share")
+            aligned, kl, share = _Aligned.nothing(zero), zero, 0.0
+        else:
+            teacher = teacher.detach()
+            aligned = self._aligned(student, teacher, alignment=alignment, zero=zero)
+            kl = logits_kl(student, teacher=teacher, temperature=config.temperature)
+            share = config.kl_share if student.logits is not None and teacher.logits is not None else 0.0
+        alpha = config.alpha * (1.0 - progress)
+        task = (1.0 - share) * task_loss + share * config.temperature**2 * kl
         return DFADLoss(
-            total=alpha * (token + layer + whole) + (1.0 - alpha) * task,
+            total=alpha * aligned.sum() + (1.0 - alpha) * task,
             task=task_loss,
-            align_token=token,
-            align_layer=layer,
-            align_global=whole,
+            align_token=aligned.token,
+            align_layer=aligned.layer,
+            align_global=aligned.whole,
+            align_heads=aligned.heads,
+            assignment=aligned.assignment,
             logits_kl=kl,
-            weights=shares,
-            cos=cos,
+            weights=aligned.weights,
+            cos=aligned.cos,
+            cka=aligned.cka,
             alpha=alpha,
         )
 
-    def _targets(self, mapped: list[Tensor], *, student: Features, teacher: Features) -> list[Tensor]:
-        """The teacher's tokens of each pair, on the student's token grid."""
-        tokens = [teacher.layers[t] for _, t in self.pairs]
-        if tokens[0].shape[1] == mapped[0].shape[1]:
-            return tokens
-        return self.resampler(tokens, n=mapped[0].shape[1], mask=teacher.mask, student_mask=student.mask)
+    def get_extra_state(self) -> Tensor:
+        """The pairs: a checkpoint of other pairs is of another loss."""
+        return torch.tensor(self.pairs)
 
-    def _weights(self, cos: Tensor) -> Tensor:
+    def set_extra_state(self, state: Tensor) -> None:
+        """Refuses a state that was trained on other pairs."""
+        if state.tolist() != [list(pair) for pair in self.pairs]:
+            raise InputError(f"pairs: the state is for {state.tolist()}, not for {self.pairs}")
+
+    def _aligned(self, student: Features, teacher: Features, *, alignment: Tensor | None, zero: Tensor) -> "_Aligned":
+        result = _Aligned.nothing(zero)
+        if self.by_layer:
+            self._by_layer(result, student=student, teacher=teacher, alignment=alignment)
+        if "global" in self.config.levels:
+            result.whole = self._global_loss(student, teacher=teacher)
+        if "heads" in self.config.levels:
+            result.heads = self.config.heads * self._heads_loss(student, teacher=teacher, alignment=alignment)
+        return result
+
+    def _by_layer(self, result: "_Aligned", *, student: Features, teacher: Features, alignment: Tensor | None) -> None:
+        if (len(student.layers), len(teacher.layers)) != self.shape:
+            raise InputError(f"layers: {len(student.layers)} and {len(teacher.layers)}, made for {self.shape}")
+        weights = _met_weights(student, alignment)
+        own = [student.layers[s] for s, _ in self.pairs]
+        other = self._on_grid(student, teacher=teacher, alignment=alignment)
+        own, other, weights = self._picked(own, other, weights)
+        mapped = [self._said(project(x)) for project, x in zip(self.projectors, own, strict=True)]
+        targets = [self._said(x) for x in other]
+        depth, raw = self.depth, [masked_mean(x[:_CKA_ROWS], weights[:_CKA_ROWS]) for x in other]
+        if _is_learned(self.config):
+            if self.training:
+                self.assignment.observe(_distances(mapped, targets, weights=weights))
+            result.assignment = shares = self.assignment().to(weights.dtype)
+            targets = list(torch.einsum("st,tbnd->sbnd", shares, torch.stack([_standardised(x) for x in targets])))
+            raw = list(torch.einsum("st,tbd->sbd", shares, torch.stack(raw)))
+            depth = shares @ depth
+        result.cos = torch.stack([_mean_cosine(a, b, weights=weights) for a, b in zip(mapped, targets, strict=True)])
+        with torch.no_grad():
+            pooled = [masked_mean(x[:_CKA_ROWS], weights[:_CKA_ROWS]) for x in own]
+            result.cka = torch.stack([linear_cka(a, b) for a, b in zip(pooled, raw, strict=True)])
+        result.weights = self._weights(result.cos, depth=depth)
+        if "token" in self.config.levels:
+            losses = [self._distance(a, b, weights=weights) for a, b in zip(mapped, targets, strict=True)]
+            result.token = result.weights @ torch.stack(losses)
+        if "layer" in self.config.levels:
+            result.layer = result.weights @ self._layer_losses(mapped, targets=targets, own=own, weights=weights)
+
+    def _on_grid(self, student: Features, *, teacher: Features, alignment: Tensor | None) -> list[Tensor]:
+        """The teacher's tokens of each source layer, on the student's token grid."""
+        tokens = [teacher.layers[t] for t in self.sources]
+        n = student.layers[0].shape[1]
+        if alignment is not None:
+            return [alignment.to(x.dtype) @ x for x in tokens]
+        if tokens[0].shape[1] == n:
+            return tokens
+        return self.resampler(tokens, n=n, mask=teacher.mask, student_mask=student.mask)
+
+    def _picked(
+        self, own: list[Tensor], other: list[Tensor], weights: Tensor
+    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """At most config.tokens positions, evenly spread; the golden ratio moves them so that all get their turn."""
+        n, most = weights.shape[1], self.config.tokens
+        if not most or n <= most:
+            return own, other, weights
+        places = torch.arange(most, device=weights.device) + torch.remainder(self.steps * _GOLDEN, 1.0)
+        at = (places * (n / most)).long().clamp_max(n - 1)
+        weights = weights[:, at]
+        weights = weights / weights.sum(1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+        return [x[:, at] for x in own], [x[:, at] for x in other], weights
+
+    def _said(self, x: Tensor) -> Tensor:
+        """What the student's integers can say of x."""
+        return x if self.quantizer is None else self.quantizer(x)
+
+    def _weights(self, cos: Tensor, *, depth: Tensor) -> Tensor:
         """One weight a pair. As published: cos · sigmoid(0.5·(l − 6)), with its gradient. Default: detached, sum 1."""
-        if self.config.weighting == "as_published":
-            return cos * self.depth
-        if self.config.weighting == "uniform":
-            return torch.full_like(self.depth, 1.0 / len(self.pairs))
-        cos = cos.detach()
         if self.training:
-            self._observe(cos)
+            self._observe(cos.detach())
+        if self.config.weighting == "as_published":
+            return cos * depth
+        if self.config.weighting == "uniform":
+            return torch.full_like(depth, 1.0 / len(self.pairs))
         kept = self.config.epsilon + (1.0 - self.config.epsilon) * (1.0 + self.cos_mean) / 2.0
-        shares = self.depth * torch.where(self.steps > self.config.warmup_steps, kept, torch.ones_like(kept))
+        shares = depth * torch.where(self.steps > self.config.warmup_steps, kept, torch.ones_like(kept))
         return shares / shares.sum()
 
     def _observe(self, cos: Tensor) -> None:
@@ -170,72 +236,100 @@ class DFAD(nn.Module):
         self.cos_mean.copy_(momentum * self.cos_mean + (1.0 - momentum) * cos)
 
     def _distance(self, a: Tensor, b: Tensor, *, weights: Tensor) -> Tensor:
-        """Mean squared difference; features are standardised first, except as published, so that scale is no signal."""
+        """Mean squared difference; features are standardised first, except as published, so that scale is no signal.
+
+        Under a quantizer both are standardised as the teacher's are: their common grid must survive it.
+        """
         if self.config.weighting != "as_published":
-            a, b = _standardised(a), _standardised(b)
+            a, b = (_standardised(a), _standardised(b)) if self.quantizer is None else _standardised_alike(a, b)
         squared = (a - b).pow(2).mean(-1)
         return (squared * weights).sum() / squared.shape[0]
 
     def _layer_losses(
-        self, mapped: list[Tensor], *, targets: list[Tensor], student: Features, weights: Tensor
+        self, mapped: list[Tensor], *, targets: list[Tensor], own: list[Tensor], weights: Tensor
     ) -> Tensor:
         losses = []
         one = weights.new_ones(weights.shape[0], 1)
-        for (s, _), a, b in zip(self.pairs, mapped, targets, strict=True):
+        for raw, a, b in zip(own, mapped, targets, strict=True):
             pooled_a, pooled_b = masked_mean(a, weights)[:, None], masked_mean(b, weights)[:, None]
             loss = self._distance(pooled_a, pooled_b, weights=one)
             if self.config.relation and a.shape[1] > 1 and self.config.weighting != "as_published":
-                loss = loss + self.config.relation * _relation_loss(student.layers[s], b, weights=weights)
+                loss = loss + self.config.relation * similarity_loss(raw, b, weights=weights)
             losses.append(loss)
         return torch.stack(losses)
 
     def _global_loss(self, student: Features, *, teacher: Features) -> Tensor:
-        a, b = self.global_projector(student.pooled)[:, None], teacher.pooled[:, None]
+        a, b = self._said(self.global_projector(student.pooled))[:, None], self._said(teacher.pooled)[:, None]
         loss = self._distance(a, b, weights=a.new_ones(a.shape[0], 1))
         if self.config.weighting == "as_published" or a.shape[0] < 2:
             return loss
-        return loss + functional.mse_loss(_similarity(student.pooled), _similarity(teacher.pooled))
+        return loss + functional.mse_loss(similarity(student.pooled), similarity(teacher.pooled))
+
+    def _heads_loss(self, student: Features, *, teacher: Features, alignment: Tensor | None) -> Tensor:
+        if not student.heads or not teacher.heads:
+            raise InputError('levels: "heads" needs queries, keys and values of both models')
+        weights = _met_weights(student, alignment)
+        mask = None if alignment is None and student.mask is None else weights > 0
+        losses = []
+        for own, other in zip(reversed(student.heads), reversed(teacher.heads), strict=False):
+            if alignment is not None:
+                other = other.pooled_by(alignment)
+            elif other.q.shape[1] != own.q.shape[1]:
+                raise InputError(f"heads: {own.q.shape[1]} and {other.q.shape[1]} tokens; give their alignment")
+            heads = self.config.relation_heads
+            losses.append(heads_loss(own, other, relation_heads=heads, weights=weights, mask=mask))
+        return torch.stack(losses).mean()
 
 
-def pair_layers(teacher: int, student: int, *, pairing: Literal["uniform", "last"]) -> tuple[tuple[int, int], ...]:
-    """(student layer, teacher layer) from 0, one pair a student layer; a deeper student repeats teacher layers."""
-    if pairing == "last":
-        return tuple((s, max(0, teacher - student + s)) for s in range(student))
-    return tuple((s, max(0, round((s + 1) * teacher / student) - 1)) for s in range(student))
+def compiled(dfad: DFAD, *, backend: str = "inductor") -> Callable[..., DFADLoss]:
+    """The loss step as one graph (torch.compile, fullgraph): the same arguments, the same parameters and buffers.
 
-
-def depth_factors(config: DFADConfig, depths: list[int], *, layers: int) -> Float[Tensor, " pairs"]:
-    """The factor by depth of each pair; `depths` count the teacher's layers from 1 to `layers`."""
-    at = torch.tensor(depths, dtype=torch.float32)
-    if config.weighting == "as_published":
-        return torch.sigmoid(0.5 * (at - 6.0))
-    centred = at - layers / 2.0
-    if config.depth == "bell":
-        return torch.exp(-((centred / (config.sigma or layers / 4.0)) ** 2))
-    return torch.sigmoid(centred / (config.tau or layers / 6.0))
-
-
-def logits_kl(student: Features, *, teacher: Features, temperature: float) -> Float[Tensor, ""]:
-    """KL(teacher ‖ student) of the tempered distributions, mean over everything but the classes; 0 without logits.
-
-    One class means one Bernoulli logit. Token-wise logits (b, n, c) with a student mask average over real tokens.
-    Hinton et al. 2015; the factor T² is the caller's.
+    `progress` enters as a tensor, so that no new graph is made for each of its values; `alpha` comes back as one.
     """
-    if student.logits is None or teacher.logits is None:
-        return student.pooled.new_zeros(())
-    if student.logits.shape != teacher.logits.shape:
-        raise InputError(f"logits: student {tuple(student.logits.shape)}, teacher {tuple(teacher.logits.shape)}")
-    own, other = student.logits / temperature, teacher.logits / temperature
-    if own.ndim == 1 or own.shape[-1] == 1:
-        own, other = own.reshape(own.shape[0], -1, 1), other.reshape(own.shape[0], -1, 1)
-        own = torch.cat([own, torch.zeros_like(own)], -1)
-        other = torch.cat([other, torch.zeros_like(other)], -1)
-    target = other.log_softmax(-1)
-    divergence = (target.exp() * (target - own.log_softmax(-1))).sum(-1)
-    if student.mask is not None and student.logits.ndim == 3 and divergence.shape == student.mask.shape:
-        mask = student.mask.to(divergence.dtype)
-        return (divergence * mask).sum() / mask.sum().clamp_min(1.0)
-    return divergence.mean()
+    step = torch.compile(dfad, fullgraph=True, backend=backend)
+
+    def run(
+        student: Features, teacher: Features | None, task_loss: Tensor, progress: float | Tensor, **rest: Tensor
+    ) -> DFADLoss:
+        if not isinstance(progress, Tensor):
+            progress = torch.full_like(task_loss.detach(), progress)
+        return step(student, teacher, task_loss, progress, **rest)
+
+    return run
+
+
+@dataclass(kw_only=True)
+class _Aligned:
+    """The alignment losses of one batch and what was measured on the way."""
+
+    token: Tensor
+    layer: Tensor
+    whole: Tensor
+    weights: Tensor
+    cos: Tensor
+    cka: Tensor
+    heads: Tensor | None = None
+    assignment: Tensor | None = None
+
+    @classmethod
+    def nothing(cls, zero: Tensor) -> "_Aligned":
+        empty = zero.new_zeros((0,))
+        return cls(token=zero, layer=zero, whole=zero, weights=empty, cos=empty, cka=empty)
+
+    def sum(self) -> Tensor:
+        total = self.token + self.layer + self.whole
+        return total if self.heads is None else total + self.heads
+
+
+def _pairs(config: DFADConfig, *, teacher: int, student: int) -> Pairs:
+    if config.pairing == "cka":
+        raise InputError("pairs: the pairing by CKA is measured: use DFAD.measured")
+    rule = "last" if config.pairing == "last" else "uniform"
+    return pair_layers(teacher, student, pairing=rule)
+
+
+def _is_learned(config: DFADConfig) -> bool:
+    return config.pairing == "learned" and bool({"token", "layer"} & set(config.levels))
 
 
 def _projector(student: int, teacher: int, *, exact: bool) -> nn.Module:
@@ -249,20 +343,34 @@ def _projector(student: int, teacher: int, *, exact: bool) -> nn.Module:
     return projector
 
 
+def _met_weights(student: Features, alignment: Tensor | None) -> Tensor:
+    """Weights of the student's tokens; those that no token of the teacher meets have none."""
+    weights = student.token_weights(student.layers[0])
+    if alignment is None:
+        return weights
+    weights = weights * (alignment.sum(-1) > 0).to(weights.dtype)
+    return weights / weights.sum(1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+
+
+def _distances(mapped: list[Tensor], targets: list[Tensor], *, weights: Tensor) -> Tensor:
+    """Mean squared differences of all standardised means over tokens (s t)."""
+    mapped, targets = [x.detach() for x in mapped], [x.detach() for x in targets]
+    a = torch.stack([_standardised(masked_mean(x, weights)) for x in mapped])
+    b = torch.stack([_standardised(masked_mean(x, weights)) for x in targets])
+    size = a.shape[1] * a.shape[2]
+    squares = a.pow(2).sum((1, 2))[:, None] + b.pow(2).sum((1, 2))[None, :]
+    return (squares - 2.0 * torch.einsum("sbd,tbd->st", a, b)) / size
+
+
 def _standardised(x: Tensor) -> Tensor:
     return functional.layer_norm(x, x.shape[-1:])
 
 
+def _standardised_alike(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    mean, spread = b.mean(-1, keepdim=True), b.var(-1, unbiased=False, keepdim=True)
+    rate = (spread + 1e-5).rsqrt()
+    return (a - mean) * rate, (b - mean) * rate
+
+
 def _mean_cosine(a: Tensor, b: Tensor, *, weights: Tensor) -> Tensor:
     return (functional.cosine_similarity(a, b, dim=-1) * weights).sum() / a.shape[0]
-
-
-def _similarity(x: Tensor) -> Tensor:
-    unit = functional.normalize(x, dim=-1)
-    return unit @ unit.transpose(-1, -2)
-
-
-def _relation_loss(a: Tensor, b: Tensor, *, weights: Tensor) -> Tensor:
-    """Squared difference of the token-by-token cosine matrices, padding left out."""
-    squared = (_similarity(a) - _similarity(b)).pow(2)
-    return torch.einsum("bnm,bn,bm->", squared, weights, weights) / a.shape[0]

@@ -1,29 +1,40 @@
-"""The generic distillation loop: AdamW, cosine annealing, gradient accumulation, checkpoints that resume exactly."""
+"""The generic distillation loop: AdamW, cosine annealing, accumulation, exact resumption, any number of processes."""
 
 import json
 import math
-import shutil
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from ml_core.config import from_mapping, to_mapping
-from ml_core.distill.dfad import DFADLoss
+from ml_core.distill.cost import Meter
+from ml_core.distill.processes import World, buffers_mean, equal_start, gradients_sum, world_now
+from ml_core.distill.spec import DFADLoss
 from ml_core.errors import RunError
 from ml_core.events import EventLog
-from ml_core.seed import derive, rng_restore, rng_state
+from ml_core.seed import derive
 
 Batch = Any
+LossOf = Callable[[nn.Module, Batch, float], DFADLoss | Tensor]
+_END = object()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoopConfig:
-    """The source's settings of DFAD training by default (engine.md, section 1)."""
+    """The source's settings of DFAD training by default (engine.md, section 1).
+
+    log_every: steps between two step events; between them nothing waits for the device. checkpoint_steps: steps
+    between two checkpoints; 0 means only at the end of each epoch. Neither changes what is trained.
+    """
 
     epochs: int
     lr: float = 3e-5
@@ -31,6 +42,8 @@ class LoopConfig:
     accumulation: int = 4
     max_grad_norm: float = 1.0
     seed: int = 0
+    log_every: int = 1
+    checkpoint_steps: int = 0
 
 
 def train(
@@ -39,38 +52,61 @@ def train(
     config: LoopConfig,
     batches: Callable[[int], Iterable[Batch]],
     batches_per_epoch: int,
-    loss: Callable[[nn.Module, Batch, float], DFADLoss | Tensor],
+    loss: LossOf,
     folder: Path,
-    log: EventLog,
+    log: EventLog | None,
     criterion: nn.Module | None = None,
+    companions: Mapping[str, nn.Module] | None = None,
+    on_step: Callable[[int], None] | None = None,
     on_epoch: Callable[[int], None] | None = None,
+    meter: Meter | None = None,
 ) -> None:
     """Train `student` in place, and the parameters of `criterion` (projectors) with it.
 
     batches: of the epoch (from 0), the same for the same epoch, `batches_per_epoch` of them. loss: of (student, batch,
-    progress), where progress = epoch / epochs, the source's schedule of alpha. on_epoch: called after each epoch, in
-    eval mode. A checkpoint is written after every epoch to FOLDER/checkpoints/last; where one of the same config is
-    found there, training goes on behind it and reaches the same bits as one run through. Raises RunError when the loss
-    is not finite or the checkpoint is of another config.
+    progress), where progress = epoch / epochs, the source's schedule of alpha. companions: modules that go into the
+    checkpoint beside (an EMA teacher); their parameters that require a gradient are trained too. on_step: called with
+    the number of steps done after each step (where an EMA teacher follows). on_epoch: after each epoch, in eval mode.
+    meter: what measured the alignment inside `loss`; its share of the time is logged every epoch.
+
+    Under torchrun (`processes.join` first) each process takes its share of the batches of every accumulated group, so
+    the global batch and, but for dropout and the order of sums, the result are those of one process. All see the same
+    `batches`; the first alone writes. `log` may be None, and is not used by the others.
+
+    A checkpoint is written to FOLDER/checkpoints/last.safetensors; where one of the same config is found there,
+    training goes on behind it, in the middle of an epoch too, and reaches the same bits as one run through. Raises
+    RunError when the loss is not finite, the batches are fewer or more than said, or the checkpoint is of another
+    config.
     """
-    models = {"student": student} | ({"criterion": criterion} if criterion is not None else {})
+    models = {"student": student} | ({"criterion": criterion} if criterion is not None else {}) | dict(companions or {})
     parameters = [p for model in models.values() for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
-    per_epoch = math.ceil(batches_per_epoch / config.accumulation)
-    place = folder / "checkpoints" / "last"
-    done = checkpoint_load(place, models=models, optimizer=optimizer, config=config) if place.exists() else 0
-    if done:
-        log.log(f"resumed after epoch {done} of {config.epochs}")
-    for epoch in range(done, config.epochs):
-        torch.manual_seed(derive(config.seed, "epoch", epoch))
-        _epoch(
-            epoch, models=models, optimizer=optimizer, config=config, batches=batches, loss=loss, log=log, per=per_epoch
-        )
-        checkpoint_save(place, models=models, optimizer=optimizer, config=config, epochs_done=epoch + 1)
-        for model in models.values():
-            model.eval()
-        if on_epoch is not None:
-            on_epoch(epoch)
+    run = _Run(
+        config=config,
+        models=models,
+        optimizer=torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay),
+        parameters=parameters,
+        place=folder / "checkpoints" / "last.safetensors",
+        world=world_now(),
+        log=log,
+        per_epoch=math.ceil(batches_per_epoch / config.accumulation),
+        batches_per_epoch=batches_per_epoch,
+        on_step=on_step,
+        meter=meter,
+    )
+    equal_start(models, world=run.world)
+    done = 0
+    if run.place.exists():
+        done = checkpoint_load(run.place, models=models, optimizer=run.optimizer, config=config)
+        run.say(f"resumed after {_where(done, per=run.per_epoch, epochs=config.epochs)}")
+    with _bar(run, done=done) as advance:
+        for epoch in range(done // run.per_epoch, config.epochs):
+            _epoch(run, epoch=epoch, done=done, batches=batches, loss=loss, advance=advance)
+            done = (epoch + 1) * run.per_epoch
+            _save(run, done=done)
+            for model in models.values():
+                model.eval()
+            if on_epoch is not None:
+                on_epoch(epoch)
 
 
 def cosine_rate(step: int, *, steps: int, peak: float) -> float:
@@ -84,38 +120,38 @@ def checkpoint_save(
     models: Mapping[str, nn.Module],
     optimizer: torch.optim.Optimizer,
     config: LoopConfig,
-    epochs_done: int,
+    steps_done: int,
 ) -> None:
-    """Write everything that going on needs, as safetensors and JSON, whole or not at all."""
+    """Write everything that going on needs into one safetensors file, whole or not at all.
+
+    Random numbers need no state: every step begins with its own seed.
+    """
     tensors = {
         f"{prefix}.{name}": tensor.detach().cpu().contiguous().clone()
         for prefix, model in models.items()
         for name, tensor in model.state_dict().items()
     }
-    state = optimizer.state_dict()
     tensors |= {
         f"optimizer.{index}.{key}": value.detach().cpu().clone()
-        for index, values in state["state"].items()
+        for index, values in optimizer.state_dict()["state"].items()
         for key, value in values.items()
     }
-    tensors |= rng_state()
+    place.parent.mkdir(parents=True, exist_ok=True)
     partial = place.with_name(f".{place.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file(tensors, partial / "state.safetensors")
-    (partial / "state.json").write_text(json.dumps({"epochs_done": epochs_done, "config": to_mapping(config)}))
-    shutil.rmtree(place, ignore_errors=True)
-    partial.rename(place)
+    body = {"steps_done": steps_done, "config": to_mapping(config)}
+    save_file(tensors, partial, metadata={"state": json.dumps(body)})
+    partial.replace(place)
 
 
 def checkpoint_load(
     place: Path, *, models: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, config: LoopConfig
 ) -> int:
-    """Put a checkpoint back into models and optimiser; returns the number of epochs done."""
-    body = json.loads((place / "state.json").read_text())
-    if from_mapping(LoopConfig, body["config"]) != config:
+    """Put a checkpoint back into models and optimiser; returns the number of steps done."""
+    with safe_open(place, framework="pt") as stream:
+        body = json.loads(stream.metadata()["state"])
+    if _training(from_mapping(LoopConfig, body["config"])) != _training(config):
         raise RunError(f"{place} was written with other settings")
-    tensors = load_file(place / "state.safetensors")
+    tensors = load_file(place)
     for prefix, model in models.items():
         own = {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
         model.load_state_dict(own)
@@ -125,70 +161,195 @@ def checkpoint_load(
             _, index, key = name.split(".", 2)
             state["state"].setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict(state)
-    rng_restore(tensors)
-    return int(body["epochs_done"])
+    return int(body["steps_done"])
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """What all parts of one training share. `totals`: the losses since the last report, one row a step."""
+
+    config: LoopConfig
+    models: dict[str, nn.Module]
+    optimizer: torch.optim.Optimizer
+    parameters: list[nn.Parameter]
+    place: Path
+    world: World
+    log: EventLog | None
+    per_epoch: int
+    batches_per_epoch: int
+    on_step: Callable[[int], None] | None
+    meter: Meter | None
+    totals: list[Tensor] = field(default_factory=list)
+
+    @property
+    def steps(self) -> int:
+        return self.per_epoch * self.config.epochs
+
+    @property
+    def writer(self) -> EventLog | None:
+        return self.log if self.world.rank == 0 else None
+
+    def say(self, text: str) -> None:
+        if self.writer is not None:
+            self.writer.log(text)
+
+    def size(self, step: int) -> int:
+        """Batches of the group of this step; an epoch's last one may be short, and its gradient is still a mean."""
+        first = step % self.per_epoch * self.config.accumulation
+        return min(self.config.accumulation, self.batches_per_epoch - first)
 
 
 def _epoch(
-    epoch: int,
+    run: _Run,
     *,
-    models: Mapping[str, nn.Module],
-    optimizer: torch.optim.Optimizer,
-    config: LoopConfig,
+    epoch: int,
+    done: int,
     batches: Callable[[int], Iterable[Batch]],
-    loss: Callable[[nn.Module, Batch, float], DFADLoss | Tensor],
-    log: EventLog,
-    per: int,
+    loss: LossOf,
+    advance: Callable[[int, float], None],
 ) -> None:
-    for model in models.values():
+    for model in run.models.values():
         model.train()
-    group: list[DFADLoss | Tensor] = []
-    step, steps = epoch * per, per * config.epochs
-    items = list(batches(epoch))
-    for number, batch in enumerate(items):
-        # the last group of an epoch may be short; its gradient is still a mean
-        size = min(config.accumulation, len(items) - number // config.accumulation * config.accumulation)
-        result = loss(models["student"], batch, epoch / config.epochs)
+    first = epoch * run.per_epoch
+    start = max(first, done)
+    # seeded before the first batch is drawn, so that a resumed epoch draws the same ones
+    _seed(run, step=first)
+    items = iter(batches(epoch))
+    _seed(run, step=first)
+    for _ in range((start - first) * run.config.accumulation):
+        next(items, _END)
+    began = time.monotonic()
+    last: DFADLoss | Tensor | None = None
+    for step in range(start, first + run.per_epoch):
+        _seed(run, step=step)
+        result = _group(run, items, step=step, epoch=epoch, loss=loss)
+        last = last if result is None else result
+        rate = cosine_rate(step, steps=run.steps, peak=run.config.lr)
+        _update(run, rate=rate)
+        if run.on_step is not None:
+            run.on_step(step + 1)
+        closing = step + 1 == first + run.per_epoch
+        saving = bool(run.config.checkpoint_steps) and (step + 1) % run.config.checkpoint_steps == 0
+        if closing or saving or (step + 1) % run.config.log_every == 0:
+            advance(step + 1, _report(run, last, step=step, epoch=epoch, rate=rate))
+        if saving and not closing:
+            _save(run, done=step + 1)
+    if next(items, _END) is not _END:
+        raise RunError(f"epoch {epoch + 1} has more batches than the {run.batches_per_epoch} said")
+    _report_alignment(run, last, seconds=time.monotonic() - began, steps=first + run.per_epoch - start)
+
+
+def _group(run: _Run, items: Iterator[Batch], *, step: int, epoch: int, loss: LossOf) -> DFADLoss | Tensor | None:
+    """Gradients of one group of batches, this process's share of them; returns the last loss."""
+    size, result = run.size(step), None
+    totals: dict[int, Tensor] = {}
+    for index in range(size):
+        batch = next(items, _END)
+        if batch is _END:
+            raise RunError(f"epoch {epoch + 1} has fewer batches than the {run.batches_per_epoch} said")
+        if index % run.world.size != run.world.rank:
+            continue
+        result = loss(run.models["student"], batch, epoch / run.config.epochs)
         total = result.total if isinstance(result, DFADLoss) else result
-        if not torch.isfinite(total):
-            raise RunError(f"the loss is {float(total.detach())} in epoch {epoch + 1}, batch {number + 1}")
         (total / size).backward()
-        group.append(result)
-        if len(group) == size:
-            rate = cosine_rate(step, steps=steps, peak=config.lr)
-            _update(optimizer, rate=rate, max_grad_norm=config.max_grad_norm)
-            step += 1
-            _report(group, log=log, step=step, steps=steps, epoch=epoch, config=config, rate=rate)
-            group = []
+        totals[index] = total.detach().float()
+    zero = torch.zeros((), device=run.parameters[0].device)
+    run.totals.append(torch.stack([totals.get(index, zero) for index in range(run.config.accumulation)]))
+    return result
 
 
-def _update(optimizer: torch.optim.Optimizer, *, rate: float, max_grad_norm: float) -> None:
-    for entry in optimizer.param_groups:
+def _update(run: _Run, *, rate: float) -> None:
+    gradients_sum(run.parameters, world=run.world)
+    for entry in run.optimizer.param_groups:
         entry["lr"] = rate
-        torch.nn.utils.clip_grad_norm_(entry["params"], max_grad_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+        torch.nn.utils.clip_grad_norm_(entry["params"], run.config.max_grad_norm)
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    buffers_mean(run.models, world=run.world)
 
 
-def _report(
-    group: list[DFADLoss | Tensor],
-    *,
-    log: EventLog,
-    step: int,
-    steps: int,
-    epoch: int,
-    config: LoopConfig,
-    rate: float,
-) -> None:
-    totals = [float((item.total if isinstance(item, DFADLoss) else item).detach()) for item in group]
-    last = group[-1]
-    log.step(
-        step,
-        steps=steps,
-        epoch=epoch + 1,
-        epochs=config.epochs,
-        loss=sum(totals) / len(totals),
-        alpha=last.alpha if isinstance(last, DFADLoss) else 0.0,
-        lr=rate,
-        align=last.align() if isinstance(last, DFADLoss) else {},
-    )
+def _report(run: _Run, last: DFADLoss | Tensor | None, *, step: int, epoch: int, rate: float) -> float:
+    """One step event for the steps since the last one; returns their mean loss. Here the host waits for the device."""
+    totals = torch.stack(run.totals)
+    run.totals = []
+    if run.world.size > 1:
+        distributed.all_reduce(totals)
+    values = totals.tolist()
+    first = step + 1 - len(values)
+    for number, row in enumerate(values, start=first):
+        for index, value in enumerate(row):
+            if not math.isfinite(value):
+                at = number % run.per_epoch * run.config.accumulation + index + 1
+                raise RunError(f"the loss is {value} in epoch {epoch + 1}, batch {at}")
+    mean = sum(sum(row) / run.size(first + number) for number, row in enumerate(values)) / len(values)
+    if run.writer is not None:
+        run.writer.step(
+            step + 1,
+            steps=run.steps,
+            epoch=epoch + 1,
+            epochs=run.config.epochs,
+            loss=mean,
+            alpha=float(last.alpha) if isinstance(last, DFADLoss) else 0.0,
+            lr=rate,
+            align=last.align() if isinstance(last, DFADLoss) else {},
+        )
+    return mean
+
+
+def _report_alignment(run: _Run, last: DFADLoss | Tensor | None, *, seconds: float, steps: int) -> None:
+    """Once an epoch: cosine, CKA and weight of each pair in the last batch, and the time that alignment took."""
+    spent = run.meter.read() if run.meter is not None else None
+    if run.writer is None or not isinstance(last, DFADLoss):
+        return
+    columns = {"cos": last.cos, "cka": last.cka, "weight": last.weights}
+    metrics = {
+        f"{name}_{index}": float(value)
+        for name, values in columns.items()
+        for index, value in enumerate(values.detach().tolist(), start=1)
+    }
+    if spent is not None and steps:
+        metrics |= {"align_ms": 1e3 * spent / steps, "step_ms": 1e3 * seconds / steps, "align_share": spent / seconds}
+        run.say(f"alignment forward: {1e3 * spent / steps:.2f} of {1e3 * seconds / steps:.2f} ms a step")
+    if metrics:
+        run.writer.eval("alignment", metrics=metrics)
+
+
+def _save(run: _Run, *, done: int) -> None:
+    if run.world.rank == 0:
+        checkpoint_save(run.place, models=run.models, optimizer=run.optimizer, config=run.config, steps_done=done)
+    if run.world.size > 1:
+        distributed.barrier()
+
+
+def _seed(run: _Run, *, step: int) -> None:
+    rank = ("rank", run.world.rank) if run.world.rank else ()
+    torch.manual_seed(derive(run.config.seed, "step", step, *rank))
+
+
+def _training(config: LoopConfig) -> LoopConfig:
+    return replace(config, log_every=1, checkpoint_steps=0)
+
+
+def _where(done: int, *, per: int, epochs: int) -> str:
+    epoch, step = divmod(done, per)
+    within = f", step {step} of {per}" if step else ""
+    return f"epoch {epoch} of {epochs}{within}"
+
+
+@contextmanager
+def _bar(run: _Run, *, done: int) -> Iterator[Callable[[int, float], None]]:
+    """A progress bar on stderr, where a person sits before it."""
+    if run.world.rank != 0 or not sys.stderr.isatty():
+        yield lambda steps_done, loss: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("training", total=run.steps, completed=done)
+
+        def advance(steps_done: int, loss: float) -> None:
+            progress.update(task, completed=steps_done, description=f"loss {loss:.4g}")
+
+        yield advance

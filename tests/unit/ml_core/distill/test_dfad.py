@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from ml_core.config import from_mapping
-from ml_core.distill.dfad import DFAD, DFADConfig, depth_factors, logits_kl, pair_layers
+from ml_core.distill.dfad import DFAD, DFADConfig
 from ml_core.distill.features import Features
+from ml_core.distill.logits import logits_kl
+from ml_core.distill.pairing import pair_layers
 from ml_core.distill.resample import TokenResampler
+from ml_core.distill.weighting import depth_factors
 from ml_core.errors import InputError
 
 LITERAL = DFADConfig(weighting="as_published", levels=("token",), kl_share=0.0)

@@ -1,0 +1,1 @@
+"""Adapters: every kind of teacher (and student) shows itself as Features."""
