@@ -30,6 +30,8 @@ class LabelledFilm:
 
 def film_prepare(grey: Grey, *, size: int) -> Grey:
     """Pad to a square, scale to size x size, stretch the 0.5th to the 99.5th percentile; a constant gives zeros."""
+    if float(grey.max() - grey.min()) < 1e-3:  # before padding, which would give it an edge
+        return np.zeros((size, size), dtype=np.float32)
     height, width = grey.shape
     side = max(height, width)
     square = np.zeros((side, side), dtype=np.float32)

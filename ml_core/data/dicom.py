@@ -171,10 +171,11 @@ def _present(dataset: Any, frame: NDArray[Any]) -> Grey:
     turned = dataset.PhotometricInterpretation == "MONOCHROME1"
     if dataset.get("PresentationLUTShape", "") == "INVERSE" and not turned:
         turned = True
-    return (1 - grey if turned else grey).astype(np.float32)
+    # on a grid of 16 bits, so that a picture stored inverted comes out as itself, to the last bit
+    return (np.round((1 - grey if turned else grey) * 65_535) / 65_535).astype(np.float32)
 
 
-def _window(dataset: Any, frame: NDArray[Any]) -> Grey:
+def _window(dataset: Any, frame: NDArray[Any]) -> NDArray[np.float64]:
     from pydicom.pixels import apply_modality_lut, apply_voi
 
     values = np.asarray(apply_modality_lut(frame, dataset))
@@ -196,20 +197,20 @@ def _window(dataset: Any, frame: NDArray[Any]) -> Grey:
     return _stretch(values, float(values.min()), float(values.max()))
 
 
-def _apply_window(values: NDArray[np.float64], centre: float, width: float, function: str) -> Grey:
+def _apply_window(values: NDArray[np.float64], centre: float, width: float, function: str) -> NDArray[np.float64]:
     """DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3."""
     if function == "SIGMOID":
-        return (1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -60, 60)))).astype(np.float32)
+        return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -60, 60)))
     if function == "LINEAR_EXACT":
         return _stretch(values, centre - width / 2, centre + width / 2)
     low = centre - 0.5 - (width - 1) / 2
     return _stretch(values, low, low + max(width - 1, 1e-6))
 
 
-def _stretch(values: NDArray[np.float64], low: float, high: float) -> Grey:
+def _stretch(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
     if high <= low:
-        return np.zeros(values.shape, dtype=np.float32)
-    return np.clip((values - low) / (high - low), 0, 1).astype(np.float32)
+        return np.zeros(values.shape)
+    return np.clip((values - low) / (high - low), 0, 1)
 
 
 def _first(value: Any) -> float | None:

@@ -82,6 +82,12 @@ class StemEmbed(nn.Module):
 
     def maps(self, images: Tensor) -> Tensor:
         """(b 1 h w) in [0, 1] to the last stage's maps (b c h/16 w/16)."""
+        if images.device.type == "cpu" and not self.training:
+            # oneDNN's convolutions round differently by batch size, and are twice as fast on one image (docs/log.md)
+            return torch.cat([self._maps(images[i : i + 1]) for i in range(images.shape[0])])
+        return self._maps(images)
+
+    def _maps(self, images: Tensor) -> Tensor:
         return self.blocks(self.bn1(self.conv_stem(images * 2 - 1)))
 
     def feat_ratio(self, as_scalar: bool = True) -> int | tuple[int, int]:

@@ -38,8 +38,11 @@ _BLANK = "The image is blank: it shows one grey value only, so no draft was writ
 class ReportDrafter:
     """A loaded report student. Safe to share: it keeps nothing between calls."""
 
-    def __init__(self, folder: Path | str) -> None:
-        """Raises ArtifactError when the folder is no artifact of this kind or is damaged."""
+    def __init__(self, folder: Path | str, *, device: str | None = None) -> None:
+        """`device`: where it runs, the GPU where there is one by default.
+
+        Raises ArtifactError when the folder is no artifact of this kind or is damaged.
+        """
         root = Path(folder)
         manifest = artifacts.read(root)
         if manifest.kind is not ModelKind.REPORT:
@@ -50,11 +53,13 @@ class ReportDrafter:
         self.tokenizer = ReportTokenizer((root / TOKENIZER).read_text())
         student = ReportStudent(self.config)
         tensors = {name: _widened(tensor) for name, tensor in artifacts.load_tensors(root).items()}
-        self.student = load_quantized(student, tensors).eval()
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.student = load_quantized(student, tensors).eval().to(self.device)
 
     def draft(self, request: DraftRequest) -> DraftResult:
         """Draft one report a study; a study that cannot be drafted is declined with its reason, the others go on."""
-        with _one_thread():
+        # full precision on every device, so that the GPU writes what the CPU writes
+        with _one_thread(), torch.backends.cudnn.flags(allow_tf32=False):
             return self._draft_all(request)
 
     def _draft_all(self, request: DraftRequest) -> DraftResult:
@@ -79,14 +84,19 @@ class ReportDrafter:
     def _look(self, pictures: Sequence["_Picture"]) -> None:
         """One pass of the encoder over up to 16 images; each picture gets what was seen on it."""
         images = torch.from_numpy(np.stack([picture.film for picture in pictures if picture.film is not None]))
-        seen = self.student.forward_seen(images[:, None])
-        gates, presence, states = seen.gate.sigmoid(), presence_logit(seen.states).sigmoid(), seen.states.softmax(-1)
+        seen = self.student.forward_seen(images[:, None].to(self.device))
+        gates, presence, states, attention = (
+            tensor.cpu()
+            for tensor in (
+                seen.gate.sigmoid(), presence_logit(seen.states).sigmoid(), seen.states.softmax(-1), seen.attention,
+            )
+        )  # fmt: skip
         for row, picture in enumerate(pictures):
             blank = float(picture.film.max()) == 0.0 if picture.film is not None else True
             picture.gate = 0.0 if blank else float(gates[row])
             picture.reason = _BLANK if blank else "" if picture.gate >= self.rules.gate else _NOT_CHEST
             picture.presence, picture.states = presence[row].numpy(), states[row].numpy()
-            picture.attention = seen.attention[row].numpy()
+            picture.attention = attention[row].numpy()
             picture.seen = _row(seen, row)
 
     def _decline(self, study: StudyInput, pictures: Sequence["_Picture"]) -> Draft | None:
@@ -98,7 +108,8 @@ class ReportDrafter:
     @torch.inference_mode()
     def _write(self, views: Sequence["_View"]) -> list[Written]:
         seen = _stack([view.lead.seen for view in views if view.lead.seen is not None])
-        decided = torch.tensor([[STATE_INDEX[view.decided[name]] for name in FINDINGS] for view in views])
+        indices = [[STATE_INDEX[view.decided[name]] for name in FINDINGS] for view in views]
+        decided = torch.tensor(indices, device=self.device)
         memory = self.student.memory(seen, decided)
         plans = [[self.tokenizer.control(control) for control in plan_make(view.decided)] for view in views]
         return self.student.decode_plan(memory, plans, stop=STOP)
