@@ -87,7 +87,7 @@ class DicomViewer extends HTMLElement {
     this.presets = element("select", { class: "presets", "aria-label": "Window preset" });
     this.presets.addEventListener("change", () => this.#preset());
     tools.append(this.presets);
-    this.film = element("div", { class: "film", tabindex: "0", "aria-label": "Image" });
+    this.film = element("div", { class: "film", role: "img", tabindex: "0", "aria-label": "Image" });
     this.overlay = document.createElementNS(SVG, "svg");
     this.overlay.setAttribute("class", "overlay");
     this.note = element("div", { class: "film-note", role: "status" });

@@ -57,6 +57,8 @@ def test_a_number_below_zero_has_no_band():
         rules.band_of(-0.1)
 
 
-@pytest.mark.parametrize(("points", "words"), [(41.2, "+41"), (-6.0, "−6"), (0.31, "+0.3"), (-0.96, "−1"), (-0.04, "0")])
+@pytest.mark.parametrize(
+    ("points", "words"), [(41.2, "+41"), (-6.0, "−6"), (0.31, "+0.3"), (-0.96, "−1"), (-0.04, "0")]
+)
 def test_points_carry_their_sign(points, words):
     assert rules.points_words(points) == words
