@@ -57,10 +57,10 @@ class CacheManifest:
 class TeacherCache:
     """Features of `examples` rows by one teacher (its digest) of one data set (its digest) in a folder.
 
-    Padding is not stored. Tokens are divided by each channel's root mean square within the shard, then rounded to 127
-    levels of the token's own scale: a channel that dwarfs all others, as language models have them, does not blur the
-    rest. Logits are float16. Size: one byte a number, two bytes a token and four a channel and shard. Raises
-    ArtifactError where the folder holds another teacher's, other data's or damaged features.
+    Padding is not stored. Tokens are divided by the root of each channel's root mean square within the shard, then
+    rounded to 127 levels of the token's own scale: a channel that dwarfs all others, as language models have them, does
+    not blur the rest, nor they it. Logits are float16. Size: one byte a number, two bytes a token, four bytes a channel
+    and shard. Raises ArtifactError where the folder holds another teacher's, other data's or damaged features.
     """
 
     def __init__(self, folder: Path | str, *, teacher: str, data: str, examples: int, shard_rows: int = 512) -> None:
@@ -207,7 +207,8 @@ def int8_encode(
 ) -> tuple[Int8[Tensor, "m d"], Float[Tensor, " m"], Float[Tensor, " d"]]:
     """Levels, one float16 scale a token, one float32 scale a channel: tokens ≈ levels · scale · channel."""
     x = tokens.float()
-    channels = x.pow(2).mean(0).sqrt().clamp_min(_TINY)
+    # half of the spread (SmoothQuant's α = ½): the whole of it would blur a large channel wherever it is small
+    channels = x.pow(2).mean(0).clamp_min(_TINY).pow(0.25)
     x = x / channels
     # the stored scale is the one that the levels are made with, so that its rounding is no error
     scale = (x.abs().amax(1) / _LEVELS).clamp_min(1e-7).half()

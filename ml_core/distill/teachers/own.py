@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ml_core.distill.features import Features, HeadTaps
 from ml_core.layers.blocks import Block
@@ -52,7 +52,7 @@ def cnn_features(model: CnnTeacher, images: Float[Tensor, "b 1 h w"], *, side: i
 
 
 def stack_features(
-    blocks: Sequence[Block],
+    blocks: Sequence[Block] | nn.ModuleList,
     x: Float[Tensor, "b n d"],
     *,
     mask: Bool[Tensor, "b n"] | None = None,

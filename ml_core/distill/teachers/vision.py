@@ -24,7 +24,7 @@ class VisionTaps(nn.Module):
             raise InputError(f"{type(net).__name__}: gives no intermediate maps")
         self.net, self.side = net, side
         blocks = list(getattr(net, "blocks", ()))
-        if head_layers and not all(hasattr(getattr(block, "attn", None), "qkv") for block in blocks):
+        if head_layers and not (blocks and all(hasattr(getattr(block, "attn", None), "qkv") for block in blocks)):
             raise InputError(f"{type(net).__name__}: no queries, keys and values to show")
         self.head_layers = tuple(sorted(index % len(blocks) for index in head_layers))
         if 0 in self.head_layers:

@@ -210,10 +210,10 @@ def test_resampling_returns_means_of_real_tokens():
     tokens = torch.arange(4.0, dtype=torch.float64)[None, :, None].expand(1, 4, 4)
     (out,) = resampler([tokens], n=9, mask=mask)
     assert out.shape == (1, 9, 4)
-    assert float(out.max()) <= 2.0
+    assert float(out.detach().max()) <= 2.0
     assert (out[0, 1:, 0] >= out[0, :-1, 0]).all()
     (one,) = resampler([tokens], n=1, mask=mask)
-    assert float(one[0, 0, 0]) == pytest.approx(1.0)
+    assert float(one[0, 0, 0].detach()) == pytest.approx(1.0)
 
 
 def test_an_unknown_level_is_refused():
