@@ -1,1 +1,1 @@
-"""Distillation: what a model shows of itself (Features) and the DFAD loss."""
+"""Distillation: what models show (features), the DFAD loss, teachers, their cache, and objectives for the loop."""

@@ -170,15 +170,15 @@ class DFAD(nn.Module):
         other = self._on_grid(student, teacher=teacher, alignment=alignment)
         own, other, weights = self._picked(own, other, weights)
         mapped = [self._said(project(x)) for project, x in zip(self.projectors, own, strict=True)]
-        targets = [self._said(x) for x in other]
         depth, raw = self.depth, [masked_mean(x[:_CKA_ROWS], weights[:_CKA_ROWS]) for x in other]
         if _is_learned(self.config):
             if self.training:
-                self.assignment.observe(_distances(mapped, targets, weights=weights))
+                self.assignment.observe(_distances(mapped, other, weights=weights))
             result.assignment = shares = self.assignment().to(weights.dtype)
-            targets = list(torch.einsum("st,tbnd->sbnd", shares, torch.stack([_standardised(x) for x in targets])))
+            other = list(torch.einsum("st,tbnd->sbnd", shares, torch.stack([_standardised(x) for x in other])))
             raw = list(torch.einsum("st,tbd->sbd", shares, torch.stack(raw)))
             depth = shares @ depth
+        targets = [self._said(x) for x in other]
         result.cos = torch.stack([_mean_cosine(a, b, weights=weights) for a, b in zip(mapped, targets, strict=True)])
         with torch.no_grad():
             pooled = [masked_mean(x[:_CKA_ROWS], weights[:_CKA_ROWS]) for x in own]
@@ -254,7 +254,7 @@ class DFAD(nn.Module):
             pooled_a, pooled_b = masked_mean(a, weights)[:, None], masked_mean(b, weights)[:, None]
             loss = self._distance(pooled_a, pooled_b, weights=one)
             if self.config.relation and a.shape[1] > 1 and self.config.weighting != "as_published":
-                loss = loss + self.config.relation * similarity_loss(raw, b, weights=weights)
+                loss = loss + self.config.relation * similarity_loss(self._said(raw), b, weights=weights)
             losses.append(loss)
         return torch.stack(losses)
 
@@ -263,7 +263,7 @@ class DFAD(nn.Module):
         loss = self._distance(a, b, weights=a.new_ones(a.shape[0], 1))
         if self.config.weighting == "as_published" or a.shape[0] < 2:
             return loss
-        return loss + functional.mse_loss(similarity(student.pooled), similarity(teacher.pooled))
+        return loss + functional.mse_loss(*(similarity(self._said(x)) for x in (student.pooled, teacher.pooled)))
 
     def _heads_loss(self, student: Features, *, teacher: Features, alignment: Tensor | None) -> Tensor:
         if not student.heads or not teacher.heads:

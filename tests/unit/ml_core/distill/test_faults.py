@@ -146,13 +146,26 @@ def test_the_student_s_quantizer_on_the_teacher_removes_the_loss_floor(features,
     assert float(mended.align_token.detach()) < 1e-3 * floor
 
 
-def test_under_the_quantizer_a_student_that_says_all_it_can_has_no_loss_and_no_gradient(features):
+def test_under_the_quantizer_a_student_that_says_all_it_can_has_no_loss_on_any_level(features):
     teacher = features(b=4, widths=(16,), seed=1)
-    config = replace(MENDED, levels=("token", "layer", "global"), relation=0.0)
-    student = leaf = teacher.layers[0].clone().requires_grad_()
-    shown = replace(teacher, layers=(fake_activation(student),), pooled=fake_activation(teacher.pooled))
+    config = replace(MENDED, levels=("token", "layer", "global"))
+    leaf = teacher.layers[0].clone().requires_grad_()
+    shown = replace(teacher, layers=(fake_activation(leaf),), pooled=fake_activation(teacher.pooled))
     dfad = DFAD(config, (16,), (16,), quantizer=fake_activation).double()
     loss = dfad(shown, teacher, TASK, 0.0)
-    (loss.align_token + loss.align_layer).backward()
-    assert float(loss.align_token.detach()) < 1e-20
+    (loss.align_token + loss.align_layer + loss.align_global).backward()
+    assert max(loss.align().values()) < 1e-20
     assert float(leaf.grad.abs().max()) < 1e-10
+    plain = DFAD(config, (16,), (16,)).double()(shown, teacher, TASK, 0.0)
+    assert min(plain.align().values()) > 1e-8
+
+
+def test_a_learned_mixture_of_layers_is_put_on_the_student_s_grid_too(features):
+    teacher = features(b=4, widths=(16, 16, 16), seed=1)
+    config = replace(MENDED, pairing="learned")
+    dfad = DFAD(config, (16,) * 3, (16,), quantizer=fake_activation).double()
+    shares = dfad.eval().assignment()
+    standard = torch.stack([torch.nn.functional.layer_norm(x, (16,)) for x in teacher.layers])
+    mixture = torch.einsum("t,tbnd->bnd", shares[0], standard)
+    loss = dfad(replace(teacher, layers=(fake_activation(mixture),)), teacher, TASK, 0.0)
+    assert float(loss.align_token.detach()) < 1e-20
