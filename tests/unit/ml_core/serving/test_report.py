@@ -169,7 +169,11 @@ def test_sixteen_real_encodings_get_the_drafts_of_their_plain_pictures(drafter):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
-def test_the_gpu_writes_what_the_cpu_writes(sixteen):
+def test_the_gpu_decides_as_the_cpu_does_and_alone_as_in_a_batch(sixteen):
+    """Wording may differ between devices: convolutions round differently, and INT8 steps make that visible."""
     fast = ReportDrafter(SHIPPED, device="cuda")
-    drafts = draft(fast, *[(study.study_uid, study.files[0][1]) for study in SIMULATED])
-    assert [text(each) for each in drafts] == [text(each) for each in sixteen]
+    together = draft(fast, *[(study.study_uid, study.files[0][1]) for study in SIMULATED])
+    alone = [draft(fast, (study.study_uid, study.files[0][1]))[0] for study in SIMULATED]
+    states = [[finding.state for finding in each.findings] for each in together]
+    assert states == [[finding.state for finding in each.findings] for each in sixteen]
+    assert [text(each) for each in together] == [text(each) for each in alone]
