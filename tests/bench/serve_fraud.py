@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import random
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -16,10 +15,20 @@ from pathlib import Path
 from time import perf_counter
 
 import psutil
+from testkit.databases import VENDORS, database
 from testkit.scoring_stack import ROOT, ScoringStack
 from testkit.services import redis_running
 
 Payment = tuple[str, str, int]  # card, terminal, cents
+# One genuine payment of each of the demo bank's cards: what is sent is one of these again, about the same amount. Cards
+# take turns, so that none pays many times a minute: that alone would look like fraud.
+_HABITS = """
+import json
+from apps.fraud.models import Transaction
+rows = Transaction.objects.filter(label=False).order_by("card__token", "-id")
+found = {row[0]: row for row in rows.values_list("card__display", "terminal__key", "amount_cents")}
+print(json.dumps(list(found.values())))
+"""
 
 
 def main() -> int:
@@ -27,41 +36,33 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rates", default="1,10,50,100", help="requests per second")
     parser.add_argument("--seconds", type=float, default=15)
+    parser.add_argument("--databases", default=",".join(VENDORS))
     parser.add_argument("--engine", choices=("local", "fake", "auto"), default="auto")
     parser.add_argument("--out", action="store_true")
     options = parser.parse_args()
     shipped = (ROOT / "ml_core" / "pretrained" / "fraud-student" / "manifest.json").is_file()
     engine = ("local" if shipped else "fake") if options.engine == "auto" else options.engine
     rates = [float(rate) for rate in options.rates.split(",")]
-    with (
-        tempfile.TemporaryDirectory(prefix="assay-bench-") as home,
-        redis_running() as broker,
-        ScoringStack(home=Path(home), broker_url=broker, engine=engine) as stack,
-    ):
-        stack.manage("fraud_demo", "--score", "queue")
-        habits = _habits(Path(home) / "var" / "assay.sqlite3")
-        system = "assay" if engine == "local" else f"assay, {engine} engine"
-        rows = asyncio.run(_measure(stack, habits=habits, rates=rates, seconds=options.seconds, system=system))
+    rows: list[dict[str, object]] = []
+    for vendor in options.databases.split(","):
+        with (
+            tempfile.TemporaryDirectory(prefix="assay-bench-") as home,
+            database(vendor, folder=Path(home)) as env,
+            redis_running() as broker,
+            ScoringStack(
+                home=Path(home), broker_url=broker, engine=engine, database_url=env.get("DATABASE_URL", "")
+            ) as stack,
+        ):
+            stack.manage("fraud_demo", "--score", "queue")
+            system = ", ".join(["assay", *([] if engine == "local" else ["fake engine"]), vendor])
+            habits = [tuple(row) for row in json.loads(stack.manage("shell", "--verbosity=0", "-c", _HABITS))]
+            rows += asyncio.run(_measure(stack, habits=habits, rates=rates, seconds=options.seconds, system=system))
     body = {"meta": _meta(engine), "rows": rows}
     if options.out:
         path = ROOT / "tests" / "bench" / "results" / "serve-fraud.json"
         path.write_text(json.dumps(body, indent=1) + "\n")
     print(json.dumps(body))
     return 0
-
-
-def _habits(database: Path) -> list[Payment]:
-    """One genuine payment of each of the demo bank's cards: what is sent is one of these again, about the same amount.
-
-    Cards take turns, so that none pays many times a minute: that alone would look like fraud.
-    """
-    with sqlite3.connect(database) as connection:
-        return connection.execute(
-            "SELECT c.display, t.key, x.amount_cents FROM fraud_card c "
-            "JOIN fraud_transaction x ON x.id = "
-            "(SELECT max(id) FROM fraud_transaction WHERE card_id = c.id AND label = 0) "
-            "JOIN fraud_terminal t ON t.id = x.terminal_id ORDER BY c.token"
-        ).fetchall()
 
 
 async def _measure(
@@ -183,7 +184,7 @@ def _meta(engine: str) -> dict[str, object]:
         "versions": {"python": platform.python_version()},
         "command": "make bench NAME=serve-fraud",
         "engine": engine,
-        "note": "demo bank, SQLite, one web process, one worker, generator on the same cores; alerts with reasons",
+        "note": "demo bank, one web process, one worker, generator on the same cores; alerts with reasons",
     }
 
 

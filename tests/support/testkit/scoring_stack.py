@@ -54,6 +54,11 @@ class ScoringStack:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def worker_pid(self) -> int:
+        """The worker's main process."""
+        return self._children[1].pid
+
     def __enter__(self) -> "ScoringStack":
         redis.Redis.from_url(self.broker_url.replace("redis+socket://", "unix://", 1)).delete("gpu", "unacked")
         self.manage("migrate", "--verbosity=0")
@@ -94,7 +99,7 @@ class ScoringStack:
     @contextmanager
     def worker_suspended(self) -> Iterator[None]:
         """Every process of the worker stands still inside, as one does that hangs, and goes on after."""
-        worker = psutil.Process(self._children[1].pid)
+        worker = psutil.Process(self.worker_pid)
         processes = [worker, *worker.children(recursive=True)]
         for process in processes:
             process.suspend()
