@@ -88,4 +88,5 @@ def product(
     else:
         # products of levels and their sums are exact in fp32 up to 2^24: 1,040 inputs at full scale
         scaled = functional.linear(levels.float() - ZERO, weight.float()) * scale
-    return torch.addcmul(bias, scaled, step) if bias is not None else scaled * step
+    scaled.mul_(step)  # in place: a pass over fresh memory costs more than the arithmetic
+    return scaled.add_(bias) if bias is not None else scaled
