@@ -1,17 +1,16 @@
 """Serves the fraud student: transactions and entity states in, scores, reasons and changed states out.
 
-The same request gives the same bits: rows go through the model in calls of CALL rows, in order. A row scored alone and
-in a batch differs by float rounding of the matrix products only (under 1e-5); stored probabilities are rounded to 1e-6.
+The same row gives the same bits alone and in any batch: integer products are exact, everything else works on one row
+(a test). Stored probabilities are rounded to 1e-6.
 """
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,10 +37,6 @@ from ml_core.quant import load_quantized
 from ml_core.serving.fraud_reasons import explain
 
 CALL = 96  # the fewest ms a row on one core (docs/log.md, 2026-11-25): larger calls leave the cache
-
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -102,8 +97,7 @@ class FraudScorer:
             cards.learn(label.card, label)
             terminals.learn(label.terminal, label)
         inputs = advance(cards.pool, terminals.pool, _events(transactions, cards=cards, terminals=terminals))
-        probability = self.probabilities(inputs)
-        scores = self._scores(inputs, transactions, probability=probability, explain_from=request.explain_from)
+        scores = self._scores(inputs, transactions, explain_from=request.explain_from)
         return ScoreResult(
             model_digest=self.digest,
             scores=tuple(scores),
@@ -121,25 +115,37 @@ class FraudScorer:
         return cards.written() + terminals.written()
 
     def probabilities(self, inputs: Inputs) -> npt.NDArray[np.float64]:
-        """Calibrated probabilities, rounded to 1e-6. Calls are CALL rows wide whatever the number of threads."""
-        parts = [slice(begin, begin + CALL) for begin in range(0, len(inputs), CALL)]
-        values = _share_out(lambda part: self._call(inputs, part), parts)
-        return np.round(np.concatenate(values), 6) if values else np.zeros(0)
+        """Calibrated probabilities, rounded to 1e-6."""
+        return np.round(self._evaluate(inputs), 6)
 
-    def _scores(
-        self, inputs: Inputs, transactions: Sequence[Transaction], *, probability: np.ndarray, explain_from: float
-    ) -> list[Score]:
+    def _evaluate(self, inputs: Inputs) -> npt.NDArray[np.float64]:
+        """Calls are CALL rows wide, one thread a core shares them out; no row's answer depends on the others."""
+        parts = [slice(begin, begin + CALL) for begin in range(0, len(inputs), CALL)]
+        with _one_thread_an_operator():
+            if len(parts) < 2:
+                values = [self._call(inputs, part) for part in parts]
+            else:
+                with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                    values = list(pool.map(lambda part: self._call(inputs, part), parts))
+        return np.concatenate(values) if values else np.zeros(0)
+
+    def _scores(self, inputs: Inputs, transactions: Sequence[Transaction], *, explain_from: float) -> list[Score]:
         """Bare scores, and explained ones from `explain_from` on."""
+        probability = self.probabilities(inputs)
         scores = [
             Score(transaction_id=t.id, probability=float(p)) for t, p in zip(transactions, probability, strict=True)
         ]
         high = [int(i) for i in np.flatnonzero(probability >= explain_from)]
-
-        def explained(i: int) -> Score:
-            p = float(probability[i])
-            return explain(self.model, inputs, i, transaction=transactions[i], probability=p, threshold=explain_from)
-
-        for i, score in zip(high, _share_out(explained, high), strict=True):
+        explained = explain(
+            self.model,
+            inputs,
+            high,
+            transactions=transactions,
+            probability=probability,
+            threshold=explain_from,
+            evaluate=self._evaluate,
+        )
+        for i, score in zip(high, explained, strict=True):
             scores[i] = score
         return scores
 
@@ -156,15 +162,6 @@ class FraudScorer:
         states = self.score(request).states
         label = Label(transaction_id="a", at=0, card="c", terminal="t", fraud=True, known_at=1)
         self.learn_labels(states, (label,))
-
-
-def _share_out(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """The work on every item, in order: several items go to one thread a core, and each operator to one thread."""
-    with _one_thread_an_operator():
-        if len(items) < 2:
-            return [work(item) for item in items]
-        with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(work, items))
 
 
 @contextmanager

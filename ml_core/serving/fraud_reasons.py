@@ -6,12 +6,12 @@ transaction's (the model's reference buffers). All 2^6 sets are evaluated, so th
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from ml_core.contracts import Counterfactual, Reason, Score, Transaction
 from ml_core.data.fraud_features import CARD, CHANNELS, FEATURES, TERMINAL
@@ -34,8 +34,12 @@ _ACTIVITY = (
     "unlabelled_odd", "terminal_total", "terminal_gap_days", "terminal_visits",
 )  # fmt: skip
 _GRID, _REFINEMENTS = 9, 3  # amounts tried at once, times: the answer is within 1% of the largest that passes
+_TOGETHER = 64  # rows whose variants are stacked: 4,096 rows of inputs
 _LABEL_CHANNELS = ("fraud", "genuine")
 _AMOUNT_CHANNELS = ("log_amount", "log_now_over_then", "log_ratio")
+
+
+Evaluate = Callable[[Inputs], npt.NDArray[np.float64]]  # served probabilities, not rounded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,41 +55,41 @@ class _Row:
         return {name: float(value) for name, value in zip(FEATURES, self.features, strict=True)}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Rows:
-    """Inputs of n variants of one transaction: (n, f), (n, k, c), (n, m, c)."""
-
-    features: npt.NDArray[np.float32]
-    card: npt.NDArray[np.float32]
-    terminal: npt.NDArray[np.float32]
-
-
 def explain(
-    model: FraudStudent, inputs: Inputs, i: int, *, transaction: Transaction, probability: float, threshold: float
-) -> Score:
-    """Row i's score with reasons (largest first), counterfactuals below `threshold` and the feature snapshot."""
-    row = _row(model, features=inputs.features[i], card=inputs.card[i], terminal=inputs.terminal[i])
-    base, points = shapley(model, row)
-    facts = row.facts
-    texts = _texts(facts, transaction=transaction)
-    reasons = sorted(
-        (Reason(feature=g, text=texts[g], points=float(points[k])) for k, g in enumerate(GROUPS)),
-        key=lambda reason: -abs(reason.points),
-    )
-    return Score(
-        transaction_id=transaction.id,
-        probability=probability,
-        base_points=base,
-        reasons=tuple(reasons),
-        counterfactuals=_counterfactuals(model, row, transaction=transaction, threshold=threshold),
-        features={name: round(value, 6) for name, value in facts.items()},
-    )
+    model: FraudStudent,
+    inputs: Inputs,
+    chosen: Sequence[int],
+    *,
+    transactions: Sequence[Transaction],
+    probability: npt.NDArray[np.float64],
+    threshold: float,
+    evaluate: Evaluate,
+) -> list[Score]:
+    """Scores of the rows `chosen`, with reasons (largest first), counterfactuals below `threshold`, the features.
+
+    Variants of many rows go through `evaluate` together; a row's answer does not depend on the others.
+    """
+    scores: list[Score] = []
+    for begin in range(0, len(chosen), _TOGETHER):
+        part = chosen[begin : begin + _TOGETHER]
+        rows = [_row(model, inputs, i) for i in part]
+        shares = shapley(model, rows, evaluate=evaluate)
+        changes = _counterfactuals(
+            model, rows, transactions=[transactions[i] for i in part], threshold=threshold, evaluate=evaluate
+        )
+        scores += [
+            _score(row, transactions[i], probability=float(probability[i]), shares=share, changes=change)
+            for i, row, share, change in zip(part, rows, shares, changes, strict=True)
+        ]
+    return scores
 
 
-def shapley(model: FraudStudent, row: _Row) -> tuple[float, npt.NDArray[np.float64]]:
-    """(points of the baseline, points of each group); together they are 100 times the probability."""
-    value = 100.0 * _values(model, _mixed(model, row, kept=_SUBSETS))
-    return float(value[0]), _WEIGHTS @ value
+def shapley(
+    model: FraudStudent, rows: Sequence[_Row], *, evaluate: Evaluate
+) -> list[tuple[float, npt.NDArray[np.float64]]]:
+    """A row's (points of the baseline, points of each group); together they are 100 times its probability."""
+    values = 100.0 * evaluate(_stack([_mixed(model, row, kept=_SUBSETS) for row in rows]))
+    return [(float(value[0]), _WEIGHTS @ value) for value in values.reshape(len(rows), -1)]
 
 
 def group_of_feature(name: str) -> str:
@@ -134,64 +138,101 @@ _CARD_GROUP = np.array([GROUPS.index(_group_of_channel(name, card=True)) for nam
 _TERMINAL_GROUP = np.array([GROUPS.index(_group_of_channel(name, card=False)) for name in CHANNELS])
 
 
-def _row(model: FraudStudent, *, features: np.ndarray, card: np.ndarray, terminal: np.ndarray) -> _Row:
+def _row(model: FraudStudent, inputs: Inputs, i: int) -> _Row:
     config = model.config
-    return _Row(features=features, card=card[: config.card_tokens], terminal=terminal[: config.terminal_tokens])
+    return _Row(
+        features=inputs.features[i],
+        card=inputs.card[i, : config.card_tokens],
+        terminal=inputs.terminal[i, : config.terminal_tokens],
+    )
 
 
-def _mixed(model: FraudStudent, row: _Row, *, kept: npt.NDArray[np.bool_]) -> _Rows:
+def _score(
+    row: _Row,
+    transaction: Transaction,
+    *,
+    probability: float,
+    shares: tuple[float, npt.NDArray[np.float64]],
+    changes: list[Counterfactual],
+) -> Score:
+    base, points = shares
+    facts = row.facts
+    texts = _texts(facts, transaction=transaction)
+    reasons = (Reason(feature=g, text=texts[g], points=float(points[k])) for k, g in enumerate(GROUPS))
+    return Score(
+        transaction_id=transaction.id,
+        probability=probability,
+        base_points=base,
+        reasons=tuple(sorted(reasons, key=lambda reason: -abs(reason.points))),
+        counterfactuals=tuple(changes),
+        features={name: round(value, 6) for name, value in facts.items()},
+    )
+
+
+def _stack(parts: Sequence[Inputs]) -> Inputs:
+    return Inputs(
+        features=np.concatenate([part.features for part in parts]),
+        card=np.concatenate([part.card for part in parts]),
+        terminal=np.concatenate([part.terminal for part in parts]),
+    )
+
+
+def _mixed(model: FraudStudent, row: _Row, *, kept: npt.NDArray[np.bool_]) -> Inputs:
     """For each row of `kept` (n, groups) the transaction with the groups kept there, the reference elsewhere."""
-    return _Rows(
+    return Inputs(
         features=np.where(kept[:, _FEATURE_GROUP], row.features, model.reference_features.numpy()),
         card=np.where(kept[:, None, _CARD_GROUP], row.card, model.reference_card.numpy()),
         terminal=np.where(kept[:, None, _TERMINAL_GROUP], row.terminal, model.reference_terminal.numpy()),
     )
 
 
-def _values(model: FraudStudent, rows: _Rows) -> npt.NDArray[np.float64]:
-    """Probabilities of rows."""
-    arrays = (np.ascontiguousarray(array, np.float32) for array in (rows.features, rows.card, rows.terminal))
-    with torch.inference_mode():
-        logits = model(*(torch.from_numpy(array) for array in arrays))
-        return torch.sigmoid(model.calibrated(logits).double()).numpy()
-
-
 def _counterfactuals(
-    model: FraudStudent, row: _Row, *, transaction: Transaction, threshold: float
-) -> tuple[Counterfactual, ...]:
-    """The largest lower amount that stays below the threshold, and the same transaction at a clean terminal."""
-    out = []
-    cents = _amount_below(model, row, cents=transaction.amount_cents, threshold=threshold)
-    if cents is not None:
-        text = f"At {_money(cents, transaction.currency)} or less, all else equal, it would not have been raised."
-        out.append(Counterfactual(feature="amount", text=text))
+    model: FraudStudent,
+    rows: Sequence[_Row],
+    *,
+    transactions: Sequence[Transaction],
+    threshold: float,
+    evaluate: Evaluate,
+) -> list[list[Counterfactual]]:
+    """Of each row the largest lower amount that stays below the threshold, and the same at a clean terminal."""
+    amounts = _amounts_below(rows, cents=[t.amount_cents for t in transactions], threshold=threshold, evaluate=evaluate)
     clean = np.array([[name != "terminal_labels" for name in GROUPS]])
-    probability = float(_values(model, _mixed(model, row, kept=clean))[0])
-    if probability < threshold and row.facts["fraud_28d"] > 0:
-        text = f"With an ordinary label history of the terminal its score would have been {100 * probability:.0f}."
-        out.append(Counterfactual(feature="terminal_labels", text=text))
-    return tuple(out)
+    cleaned = evaluate(_stack([_mixed(model, row, kept=clean) for row in rows]))
+    found: list[list[Counterfactual]] = [[] for _ in rows]
+    for changes, row, transaction, cents, probability in zip(found, rows, transactions, amounts, cleaned, strict=True):
+        if cents is not None:
+            text = f"At {_money(cents, transaction.currency)} or less, all else equal, it would not have been raised."
+            changes.append(Counterfactual(feature="amount", text=text))
+        if probability < threshold and row.facts["fraud_28d"] > 0:
+            text = f"With an ordinary label history of the terminal its score would have been {100 * probability:.0f}."
+            changes.append(Counterfactual(feature="terminal_labels", text=text))
+    return found
 
 
-def _amount_below(model: FraudStudent, row: _Row, *, cents: int, threshold: float) -> int | None:
-    """Search a falling grid from 98% of the amount to 2% (never below one unit), then refine between two steps."""
-    low, high = max(100, cents // 50), int(cents * 0.98)
+def _amounts_below(
+    rows: Sequence[_Row], *, cents: Sequence[int], threshold: float, evaluate: Evaluate
+) -> list[int | None]:
+    """Search falling grids from 98% of each amount to 2% (never below one unit), then refine between two steps."""
+    found: list[int | None] = [None] * len(rows)
+    ends = {i: (max(100, each // 50), int(each * 0.98)) for i, each in enumerate(cents)}
     for _ in range(_REFINEMENTS):
-        if high <= low:
-            return None
-        grid = np.unique(np.geomspace(low, high, _GRID).astype(np.int64))[::-1]
-        value = _values(model, _with_amounts(row, cents=grid, before=cents))
-        below = np.flatnonzero(value < threshold)
-        if not len(below):
-            return None
-        best = int(below[0])
-        low, high = int(grid[best]), int(grid[max(0, best - 1)])
-        if best == 0:
+        ends = {i: (low, high) for i, (low, high) in ends.items() if high > low}
+        if not ends:
             break
-    return low
+        grids = {i: np.unique(np.geomspace(*each, _GRID).astype(np.int64))[::-1] for i, each in ends.items()}
+        value = evaluate(_stack([_with_amounts(rows[i], cents=grid, before=cents[i]) for i, grid in grids.items()]))
+        for i, grid in grids.items():
+            below, value = np.flatnonzero(value[: len(grid)] < threshold), value[len(grid) :]
+            if not len(below):
+                del ends[i]
+                continue
+            best = int(below[0])
+            found[i] = int(grid[best])
+            ends[i] = (int(grid[best]), int(grid[max(0, best - 1)]))
+    return found
 
 
-def _with_amounts(row: _Row, *, cents: npt.NDArray[np.int64], before: int) -> _Rows:
+def _with_amounts(row: _Row, *, cents: npt.NDArray[np.int64], before: int) -> Inputs:
     """The row as it would be with other amounts; the rank is taken among the events that the model reads."""
     facts = row.facts
     factor = np.maximum(cents, 1) / max(before, 1)
@@ -216,7 +257,7 @@ def _with_amounts(row: _Row, *, cents: npt.NDArray[np.int64], before: int) -> _R
     card, terminal = (np.repeat(tokens[None], len(cents), 0) for tokens in (row.card, row.terminal))
     card[:, :, 2] += shift * card[:, :, 0]
     terminal[:, :, 2] += shift * terminal[:, :, 0]
-    return _Rows(features=features, card=card, terminal=terminal)
+    return Inputs(features=features, card=card, terminal=terminal)
 
 
 def _texts(facts: dict[str, float], *, transaction: Transaction) -> dict[str, str]:
