@@ -1,6 +1,7 @@
 """Transformer blocks: self-attention with DPE, cross-attention, the pre-LN block; parameter names are fixed."""
 
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,6 +10,28 @@ from torch.nn import functional
 
 from ml_core.errors import InputError
 from ml_core.kernels.dpe_attention import op
+
+
+@runtime_checkable
+class SharesInput(Protocol):
+    """A linear layer that works on a prepared input, which several layers on the same input can share."""
+
+    def prepare(self, x: Tensor) -> Any:
+        """What the layer makes of its input before the product (an INT8 layer: levels and steps)."""
+        ...
+
+    def apply_prepared(self, prepared: Any) -> Tensor:
+        """The layer's output for `prepared`, the same bits as for the input itself."""
+        ...
+
+
+def project_all(x: Float[Tensor, "*b d"], *projections: nn.Module) -> list[Tensor]:
+    """Every projection of x; the input is prepared once where the projections can share it."""
+    sharing = [each for each in projections if not isinstance(each, nn.Linear) and isinstance(each, SharesInput)]
+    if len(sharing) < len(projections):
+        return [each(x) for each in projections]
+    prepared = sharing[0].prepare(x)
+    return [each.apply_prepared(prepared) for each in sharing]
 
 
 @dataclass(kw_only=True)
@@ -72,7 +95,7 @@ class DPEAttention(nn.Module):
         cache: KVCache | None = None,
     ) -> Float[Tensor, "b n d"]:
         """`key_mask` is True where a position holds something; with a cache, masks cover its filled positions too."""
-        q, k, v = (_split(project(x), h=self.h) for project in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (_split(y, h=self.h) for y in project_all(x, self.q_proj, self.k_proj, self.v_proj))
         offset = 0
         if cache is not None:
             offset = cache.length
@@ -105,7 +128,8 @@ class CrossAttention(nn.Module):
 
     def context(self, context: Float[Tensor, "b m c"]) -> tuple[Float[Tensor, "b h m k"], Float[Tensor, "b h m k"]]:
         """Keys and values of the context, to be computed once and passed to every step of decoding."""
-        return _split(self.k_proj(context), h=self.h), _split(self.v_proj(context), h=self.h)
+        k, v = project_all(context, self.k_proj, self.v_proj)
+        return _split(k, h=self.h), _split(v, h=self.h)
 
     def forward(
         self,

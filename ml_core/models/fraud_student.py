@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ml_core.kernels.dpe_attention import op
-from ml_core.layers.blocks import Block
+from ml_core.layers.blocks import Block, project_all
 
 AMOUNT_BINS = 1_024
 
@@ -132,8 +132,7 @@ def first_token(block: Block, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]
     attn = block.attn
     heads = (attn.h, -1)
     q = attn.q_proj(y[:, :1]).unflatten(-1, heads).transpose(1, 2)
-    k = attn.k_proj(y).unflatten(-1, heads).transpose(1, 2)
-    v = attn.v_proj(y).unflatten(-1, heads).transpose(1, 2)
+    k, v = (z.unflatten(-1, heads).transpose(1, 2) for z in project_all(y, attn.k_proj, attn.v_proj))
     out = op.dpe_attention(q, k, v, attn.dpe.table, backend=attn.backend)
     z = x[:, 0] + attn.out_proj(out.transpose(1, 2).flatten(1))
     return z + block.mlp(block.norm2(z))

@@ -1,13 +1,24 @@
 """The integer layers that take the place of nn.Linear and nn.Embedding, and their stand-ins during training."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, Int8
+from jaxtyping import Float, Int, Int8, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ml_core.quant import scheme
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """A quantized input: levels + 128 (m, i), steps (m, 1), and the shape and dtype that it came with."""
+
+    levels: UInt8[Tensor, "m i"]
+    step: Float[Tensor, "m 1"]
+    shape: torch.Size
+    dtype: torch.dtype
 
 
 class QuantLinear(nn.Module):
@@ -36,22 +47,33 @@ class QuantLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
         """Any leading dimensions, contiguous or not; the output has the input's dtype. No gradient flows."""
+        return self.apply_prepared(self.prepare(x))
+
+    def prepare(self, x: Float[Tensor, "*b i"]) -> "Prepared":
+        """The input's levels and steps, which layers on the same input can share (layers.blocks.SharesInput)."""
         rows = x.reshape(-1, self.in_features)
-        if rows.shape[0] == 0:
-            return x.new_empty((*x.shape[:-1], self.out_features))
-        engine = self.engine or scheme.engine_for(
-            rows=rows.shape[0], outputs=self.out_features, device=rows.device.type
-        )
+        with torch.no_grad():
+            levels, step = scheme.quantize_activation(rows.detach().float().contiguous())
+        return Prepared(levels=levels, step=step, shape=x.shape[:-1], dtype=x.dtype)
+
+    def apply_prepared(self, prepared: "Prepared") -> Float[Tensor, "*b o"]:
+        """The output for a prepared input."""
+        rows = prepared.levels.shape[0]
+        if rows == 0:
+            return prepared.step.new_empty((*prepared.shape, self.out_features), dtype=prepared.dtype)
+        device = prepared.levels.device.type
+        engine = self.engine or scheme.engine_for(rows=rows, outputs=self.out_features, device=device)
         with torch.no_grad():
             out = scheme.product(
-                rows.detach().float().contiguous(),
+                prepared.levels,
+                prepared.step,
                 weight=self.weight,
                 scale=self.weight_scale,
                 bias=self.bias,
                 engine=engine,
                 packed=self._pack() if engine == "onednn" else None,
             )
-        return out.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
+        return out.to(prepared.dtype).reshape(*prepared.shape, self.out_features)
 
     def dequantized(self) -> Float[Tensor, "o i"]:
         """The weight that the levels stand for."""

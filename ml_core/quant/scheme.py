@@ -67,7 +67,8 @@ def pack(weight: Int8[Tensor, "o i"]) -> Tensor:
 
 
 def product(
-    x: Float[Tensor, "m i"],
+    levels: UInt8[Tensor, "m i"],
+    step: Float[Tensor, "m 1"],
     *,
     weight: Int8[Tensor, "o i"],
     scale: Float[Tensor, " o"],
@@ -75,8 +76,10 @@ def product(
     engine: Engine,
     packed: Tensor | None = None,
 ) -> Float[Tensor, "m o"]:
-    """x Wᵀ + bias on integer levels, exact up to the last scaling; the epilogue is the same in every engine."""
-    levels, step = quantize_activation(x)
+    """x Wᵀ + bias for the x that `quantize_activation` took apart, exact up to the last scaling.
+
+    The epilogue is the same in every engine.
+    """
     if engine == "onednn":
         zeros = torch.zeros(weight.shape[0], dtype=torch.int64)
         scaled = torch.ops.onednn.qlinear_pointwise(

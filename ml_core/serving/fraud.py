@@ -36,7 +36,7 @@ from ml_core.models.fraud_student import FraudStudent, FraudStudentConfig
 from ml_core.quant import load_quantized
 from ml_core.serving.fraud_reasons import explain
 
-CALL = 96  # the fewest ms a row on one core (docs/log.md, 2026-11-25): larger calls leave the cache
+CALL = 128  # the fewest ms a row on one core (docs/log.md, 2026-11-25): larger calls leave the cache
 
 
 @dataclass(kw_only=True, slots=True)

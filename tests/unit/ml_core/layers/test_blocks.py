@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 
 from ml_core.errors import InputError
-from ml_core.layers.blocks import Block, CrossAttention, DPEAttention, KVCache
+from ml_core.layers.blocks import Block, CrossAttention, DPEAttention, KVCache, project_all
+from ml_core.quant import Quantizer
+from ml_core.quant.layers import QuantLinear
 
 
 def block(**given):
@@ -93,3 +96,14 @@ def test_a_block_without_cross_attention_takes_no_context():
 def test_heads_must_divide_the_width():
     with pytest.raises(InputError, match="h:"):
         Block(50, 3, 64, max_n=4)
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_projections_that_share_their_input_give_the_bits_that_each_gives_alone(quantized):
+    layers = [nn.Linear(64, out, bias=bias) for out, bias in ((64, True), (64, False), (32, True))]
+    if quantized:
+        layers = [Quantizer(nn.Sequential(layer)).convert()[0][0] for layer in layers]
+        assert all(isinstance(layer, QuantLinear) for layer in layers)
+    x = torch.randn(3, 5, 64).transpose(0, 1)
+    for layer, together in zip(layers, project_all(x, *layers), strict=True):
+        assert torch.equal(together, layer(x))
