@@ -124,7 +124,11 @@ def _eval(arguments: argparse.Namespace, rest: list[str]) -> tuple[int, dict[str
 
 
 def _bench(arguments: argparse.Namespace, rest: list[str]) -> tuple[int, dict[str, Any]]:
-    return _module(f"ml_core.evals.bench_{arguments.name}", prog=f"bench {arguments.name}", rest=rest)
+    seams: dict[str, Any] = {}
+    if arguments.name == "distill":
+        # evals stand beside train and cannot import it: a benchmark of trainings is handed the trainer
+        seams["trainer"] = import_module("ml_core.train.distill.catalogue")
+    return _module(f"ml_core.evals.bench_{arguments.name}", prog=f"bench {arguments.name}", rest=rest, **seams)
 
 
 def _describe(arguments: argparse.Namespace, rest: list[str]) -> tuple[int, dict[str, Any]]:
@@ -138,13 +142,13 @@ def _describe(arguments: argparse.Namespace, rest: list[str]) -> tuple[int, dict
     return 0, described | {"config": manifest.config, "git_revision": manifest.git_revision, "files": files}
 
 
-def _module(name: str, *, prog: str, rest: list[str]) -> tuple[int, dict[str, Any]]:
+def _module(name: str, *, prog: str, rest: list[str], **seams: Any) -> tuple[int, dict[str, Any]]:
     """Parse the rest with the module's own arguments, and run it (evals/__init__.py has the contract)."""
     module = import_module(name)
     parser = argparse.ArgumentParser(prog=f"python -m ml_core {prog}", description=module.__doc__, allow_abbrev=False)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object, last on stdout")
     module.add_arguments(parser)
-    return 0, module.run(parser.parse_args(rest))
+    return 0, module.run(parser.parse_args(rest), **seams)
 
 
 def _pair(text: str) -> tuple[str, str]:

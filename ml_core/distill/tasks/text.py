@@ -1,0 +1,175 @@
+"""Text classification from parquet files: a pretrained encoder fine-tuned a task, and four smaller students of it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ml_core.distill.features import Features
+from ml_core.distill.tasks import text_models
+from ml_core.distill.tasks.metrics import Metric, accuracy, accuracy_except, f1, matthews, recall_of
+from ml_core.distill.tasks.task import Batch, Case, Fit, Learner, Split, Task
+from ml_core.errors import InputError
+from ml_core.models.transformers_shim import transformers_import
+from ml_core.seed import numpy_generator
+
+FAMILY = "text"
+TOKENS = 128
+_DEV_SHARE, _DEV_MOST = 0.1, 1_000
+_OOS = "oos"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSet:
+    """One data set: how many epochs student and teacher learn it, and what is measured first."""
+
+    epochs: int
+    teacher_epochs: int
+    metrics: tuple[str, ...] = ("accuracy",)
+
+
+# epochs so that small sets get 1,000 to 3,000 steps of 32 and large ones are seen a few times
+SETS: dict[str, TextSet] = {
+    "sst2": TextSet(epochs=4, teacher_epochs=3),
+    "mrpc": TextSet(epochs=15, teacher_epochs=5, metrics=("f1", "accuracy")),
+    "rte": TextSet(epochs=15, teacher_epochs=8),
+    "cola": TextSet(epochs=12, teacher_epochs=5, metrics=("matthews", "accuracy")),
+    "banking77": TextSet(epochs=20, teacher_epochs=10),
+    "ag_news": TextSet(epochs=10, teacher_epochs=3),
+    "clinc150": TextSet(epochs=12, teacher_epochs=6, metrics=("in-scope accuracy", "out-of-scope recall", "accuracy")),
+}
+
+
+def cases(data: Path, *, teacher: Path, student: Path | None = None, quick: bool = False) -> list[Case]:
+    """teacher > each student / each data set that the folder holds. `student`: start of the 6 x 384 one."""
+    name = "mpnet" if "mpnet" in text_models.model_type(teacher) else text_models.model_type(teacher)
+    found = [task for task in SETS if (data / task / "train.parquet").exists()]
+    if not found:
+        raise InputError(f"{data}: holds none of {', '.join(SETS)} as TASK/train.parquet")
+    made = []
+    for task in found:
+        fit = Fit(epochs=1 if quick else SETS[task].teacher_epochs, batch=32, lr=3e-5)
+        taught_by = Learner(
+            name=name,
+            start=f"pretrained ({teacher.name})",
+            build=partial(_built, text_models.teacher, teacher),
+            show=_show,
+            fit=fit,
+        )
+        load = partial(text_task, data, name=task, tokenizer=teacher, most=200 if quick else 0)
+        for learner in _students(task, teacher=teacher, student=student, quick=quick):
+            heads = text_models.relation_heads(teacher, learner.name)
+            made.append(
+                Case(family=FAMILY, task=task, teacher=taught_by, student=learner, load=load, relation_heads=heads)
+            )
+    return made
+
+
+@cache
+def text_task(data: Path, *, name: str, tokenizer: Path, most: int = 0) -> Task:
+    """The data set as token ids of the teacher's tokenizer.
+
+    DATA/name/{train,dev}.parquet have text (or text_a, text_b) and label. The file's dev is the test split; our dev is
+    a tenth of train, at most 1,000, drawn once. `most` > 0: only so many rows a split.
+    """
+    tokens = transformers_import().AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
+    train, test = (_read(data / name / f"{part}.parquet", most=most) for part in ("train", "dev"))
+    order = numpy_generator(0, "text", name, "dev").permutation(len(train.labels))
+    held = min(_DEV_MOST, max(1, int(_DEV_SHARE * len(order))))
+    parts = [train.take(np.sort(order[held:])), train.take(np.sort(order[:held])), test]
+    splits = [_split(part, tokens=tokens) for part in parts]
+    classes = int(max(train.labels.max(), test.labels.max())) + 1
+    return Task(
+        name=name,
+        kind="classes",
+        classes=classes,
+        train=splits[0],
+        dev=splits[1],
+        test=splits[2],
+        metrics={metric: _metric(metric, names=train.names) for metric in SETS[name].metrics},
+        prepare=trimmed,
+    )
+
+
+def trimmed(batch: Batch) -> Batch:
+    """Columns that are padding in every row go; `mask` is made of the lengths."""
+    n = int(batch["length"].max())
+    places = torch.arange(n, device=batch["length"].device)
+    return batch | {"ids": batch["ids"][:, :n].long(), "mask": places[None, :] < batch["length"][:, None]}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Rows:
+    texts: list[tuple[str, ...]]
+    labels: np.ndarray
+    names: dict[int, str]
+
+    def take(self, rows: np.ndarray) -> "_Rows":
+        return replace(self, texts=[self.texts[row] for row in rows], labels=self.labels[rows])
+
+
+def _read(path: Path, *, most: int) -> _Rows:
+    from pyarrow import parquet
+
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    table = parquet.read_table(path).to_pydict()
+    columns = ["text"] if "text" in table else ["text_a", "text_b"]
+    if missing := [name for name in (*columns, "label") if name not in table]:
+        raise InputError(f"{path}: no column {', '.join(missing)}")
+    labels = np.asarray(table["label"], dtype=np.int64)
+    named = table.get("label_name", [])
+    # the same rows in every run; the files are sorted by source, so the first ones would not do
+    kept = numpy_generator(0, "text", "most").permutation(len(labels))[: most or None]
+    kept = np.sort(kept)
+    return _Rows(
+        texts=[tuple(str(table[column][row]) for column in columns) for row in kept],
+        labels=labels[kept],
+        names=dict(zip(labels.tolist(), named, strict=False)),
+    )
+
+
+def _split(rows: _Rows, *, tokens: Any) -> Split:
+    texts = list(zip(*rows.texts, strict=True))
+    ids = tokens(*[list(part) for part in texts], truncation=True, max_length=TOKENS)["input_ids"]
+    length = torch.tensor([len(row) for row in ids])
+    padded = torch.full((len(ids), int(length.max())), int(tokens.pad_token_id), dtype=torch.int32)
+    for index, row in enumerate(ids):
+        padded[index, : len(row)] = torch.tensor(row, dtype=torch.int32)
+    return Split(inputs={"ids": padded, "length": length}, labels=torch.from_numpy(rows.labels))
+
+
+def _metric(name: str, *, names: dict[int, str]) -> Metric:
+    if name in {"in-scope accuracy", "out-of-scope recall"}:
+        out = next((label for label, word in names.items() if word == _OOS), None)
+        if out is None:
+            raise InputError(f"label_name: {_OOS!r} is needed for {name}")
+        return accuracy_except(out) if name == "in-scope accuracy" else recall_of(out)
+    return {"accuracy": accuracy, "f1": f1, "matthews": matthews}[name]
+
+
+def _students(task: str, *, teacher: Path, student: Path | None, quick: bool) -> Sequence[Learner]:
+    made = []
+    for name in text_models.STUDENTS:
+        fit = Fit(epochs=1 if quick else SETS[task].epochs, batch=32, lr=text_models.rate(name, start=student))
+        build = partial(_student, name, teacher, student)
+        start = text_models.start(name, folder=student)
+        made.append(Learner(name=name, start=start, build=build, show=_show, fit=fit))
+    return made
+
+
+def _built(make: Callable[..., nn.Module], folder: Path, task: Task) -> nn.Module:
+    return make(folder, classes=task.classes)
+
+
+def _student(name: str, teacher: Path, student: Path | None, task: Task) -> nn.Module:
+    return text_models.student(name, teacher=teacher, folder=student, classes=task.classes)
+
+
+def _show(model: nn.Module, batch: Batch) -> Features:
+    return model(batch["ids"], batch["mask"])
