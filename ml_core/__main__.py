@@ -98,12 +98,18 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> tuple[int, dict[st
 def _distill(arguments: argparse.Namespace, rest: list[str]) -> tuple[int, dict[str, Any]]:
     from dataclasses import replace
 
-    from ml_core.recipes import recipe
+    from ml_core.contracts import RunSpec
+    from ml_core.recipes import distillation
     from ml_core.train.runner import spec_write
 
-    base = recipe(arguments.recipe)
+    base = distillation(arguments.recipe)
     params = {name: _number(text) for name, text in map(_pair, arguments.params)}
     inputs = {name: str(Path(text).resolve()) for name, text in map(_pair, arguments.input)}
+    if not isinstance(base, RunSpec):
+        from ml_core.train.distill.named import named_run
+
+        folder = arguments.out or Path("var") / "runs" / arguments.recipe
+        return 0, named_run(base, folder=folder, seed=arguments.seed, inputs=inputs, params=params)
     spec = replace(base, seed=arguments.seed, params={**base.params, **params}, inputs={**base.inputs, **inputs})
     arguments.folder = arguments.out or Path("var") / "runs" / arguments.recipe
     spec_write(arguments.folder, spec=spec)

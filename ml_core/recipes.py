@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from ml_core.contracts import ModelKind, RunSpec
+from ml_core.distill.tasks.request import Distillation
 from ml_core.errors import RunError
 
 Recipe = Callable[[], RunSpec]
@@ -49,3 +50,52 @@ def recipe(name: str) -> RunSpec:
     if name not in RECIPES:
         raise RunError(f"recipe: {name!r} does not exist; there are {', '.join(sorted(RECIPES))}")
     return RECIPES[name]()
+
+
+def digits_cnn_dfad() -> Distillation:
+    """CNN → ViT 19 times smaller on scikit-learn's digits; half a minute on one core."""
+    return Distillation(name="digits_cnn_dfad", case="cnn>vit32x3/digits")
+
+
+def digits_vit_dfad() -> Distillation:
+    """ViT → ViT 30 times smaller on scikit-learn's digits; a minute on one core."""
+    return Distillation(name="digits_vit_dfad", case="vit128x6>vit32x3/digits")
+
+
+def fraud_trees_dfad() -> Distillation:
+    """LightGBM → small transformer on simulated banks, measured on banks held out."""
+    return Distillation(name="fraud_trees_dfad", case="lightgbm>tab32x3/fraud")
+
+
+def fraud_transformer_dfad() -> Distillation:
+    """Transformer → one 30 times smaller on simulated banks, measured on banks held out."""
+    return Distillation(name="fraud_transformer_dfad", case="tab128x5>tab32x3/fraud")
+
+
+def sst2_22m_dfad() -> Distillation:
+    """all-mpnet-base-v2 → 6 × 384 on SST-2; wants a GPU; inputs text_data, teacher, and student for its start."""
+    return Distillation(name="sst2_22m_dfad", case="mpnet>bert6x384/sst2")
+
+
+def films_dfad() -> Distillation:
+    """EfficientNet-Lite0 → tiny ViT on labelled chest films; inputs films and stem (its ImageNet tensors)."""
+    return Distillation(name="films_dfad", case="efficientnet-lite0>stem-vit64x4/films")
+
+
+DISTILLATIONS: dict[str, Callable[[], Distillation]] = {
+    "digits_cnn_dfad": digits_cnn_dfad,
+    "digits_vit_dfad": digits_vit_dfad,
+    "films_dfad": films_dfad,
+    "fraud_transformer_dfad": fraud_transformer_dfad,
+    "fraud_trees_dfad": fraud_trees_dfad,
+    "sst2_22m_dfad": sst2_22m_dfad,
+}
+
+
+def distillation(name: str) -> RunSpec | Distillation:
+    """What `distill --recipe NAME` runs: a product's training or a case of the benchmark. RunError names all."""
+    if name in DISTILLATIONS:
+        return DISTILLATIONS[name]()
+    if name not in RECIPES:
+        raise RunError(f"recipe: {name!r} does not exist; there are {', '.join(sorted({**RECIPES, **DISTILLATIONS}))}")
+    return recipe(name)

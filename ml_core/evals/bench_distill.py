@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ml_core.config import from_mapping, to_mapping
-from ml_core.distill.tasks.request import Request
+from ml_core.distill.tasks.request import Request, Tuned
 from ml_core.distill.tasks.results import CaseResult
-from ml_core.distill.tasks.systems import Tuned, names_expand
+from ml_core.distill.tasks.systems import names_expand
 from ml_core.errors import InputError
 from ml_core.evals.bench import meta
 from ml_core.evals.distill_rows import REPLICATES, rows_of
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, default=Path("var/bench/distill"), help="ledger, logits, teachers, caches")
     parser.add_argument("--device", default="auto", help="cuda where there is one")
     parser.add_argument("--cache", action="store_true", help="teacher's features from the disk: pays on a CPU")
+    parser.add_argument("--shard", default="0/1", help="I/N: the I-th of N processes that share --work and one GPU")
     parser.add_argument("--replicates", type=int, default=REPLICATES)
     parser.add_argument("--text-data", type=Path, help="folder of TASK/{train,dev}.parquet")
     parser.add_argument("--teacher", type=Path, help="folder of the text teacher (config.json, safetensors, tokenizer)")
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace, *, trainer: Trainer) -> dict[str, Any]:
         work=args.work,
         device=args.device,
         cached=args.cache,
+        shard=_shard(args.shard),
         text_data=args.text_data,
         teacher=args.teacher,
         student=args.student,
@@ -83,6 +85,13 @@ def run(args: argparse.Namespace, *, trainer: Trainer) -> dict[str, Any]:
         args.out.write_text(json.dumps(body, indent=1) + "\n")
         _LOG.info("wrote %s", args.out)
     return body
+
+
+def _shard(text: str) -> tuple[int, int]:
+    share, _, shares = text.partition("/")
+    if not (share.isdigit() and shares.isdigit() and int(share) < int(shares)):
+        raise InputError(f"shard: {text!r} is not of the form I/N with I from 0 to N - 1")
+    return int(share), int(shares)
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from ml_core.seed import numpy_generator
 
 REPLICATES = 2_000
 PAIRS = (("dfad", "kd"), ("dfad", "fitnets"), ("dfad", "minilm"), ("dfad", "dfad_as_published"), ("kd", "ce"))
+_COMPARED = {name for pair in PAIRS for name in pair}
 Array = NDArray[Any]
 
 
@@ -74,23 +75,25 @@ def _summary(result: CaseResult, *, metric: str, replicates: int) -> list[dict[s
         return []
     drawn = paired_bootstrap(result, metric=metric, systems=systems, replicates=replicates)
     seeds = seeds_shared(result, systems=systems)
-    exact = {s: float(np.mean([_value(result, s, seed, metric) for seed in seeds])) for s in systems}
-    taught_by = result.metrics[metric](result.teacher, result.labels)(result.weight)
-    teacher = _row(result, system="teacher", seed=None, metric=metric, value=taught_by)
-    teacher |= {"params": result.teacher_params, "student_start": result.teacher_start, **_interval(drawn["teacher"])}
-    rows = [teacher]
-    for system in systems:
-        spread = {"seeds": len(seeds), "sd": float(np.std([_value(result, system, s, metric) for s in seeds], ddof=1))
-                  if len(seeds) > 1 else None}  # fmt: skip
-        mean = _row(result, system=system, seed=None, metric=f"{metric} mean", value=exact[system])
-        kept = _row(result, system=system, seed=None, metric=f"{metric} retention", value=exact[system] / taught_by)
-        rows += [mean | _interval(drawn[system]) | spread, kept | _interval(drawn[system] / drawn["teacher"]) | spread]
-    compared = [*PAIRS, *((s, "dfad") for s in systems if s not in {a for pair in PAIRS for a in pair})]
+    found = {s: np.array([_value(result, s, seed, metric) for seed in seeds]) for s in systems}
+    teacher = result.metrics[metric](result.teacher, result.labels)(result.weight)
+
+    def row(system: str, name: str, value: float, replicated: Array) -> dict[str, Any]:
+        made = _row(result, system=system, seed=None, metric=f"{metric} {name}".strip(), value=value)
+        return made | _interval(replicated) | {"seeds": len(seeds)}
+
+    about = {"params": result.teacher_params, "student_start": result.teacher_start, "seeds": 1}
+    rows = [row("teacher", "", teacher, drawn["teacher"]) | about]
+    for system, values in found.items():
+        spread = float(values.std(ddof=1)) if len(values) > 1 else None
+        rows.append(row(system, "mean", float(values.mean()), drawn[system]) | {"sd": spread})
+        kept = float(_share(values.mean(), teacher))
+        rows.append(row(system, "retention", kept, _share(drawn[system], drawn["teacher"])))
+    compared = [*PAIRS, *((s, "dfad") for s in systems if s not in _COMPARED)]
     for system, other in compared:
-        if system in exact and other in exact:
-            name = f"{metric} minus {other}"
-            difference = _row(result, system=system, seed=None, metric=name, value=exact[system] - exact[other])
-            rows.append(difference | _interval(drawn[system] - drawn[other]) | {"seeds": len(seeds)})
+        if system in found and other in found:
+            difference = float(found[system].mean() - found[other].mean())
+            rows.append(row(system, f"minus {other}", difference, drawn[system] - drawn[other]))
     return rows
 
 
@@ -115,6 +118,15 @@ def _row(result: CaseResult, *, system: str, seed: int | None, metric: str, valu
     }
 
 
-def _interval(values: Array) -> dict[str, float]:
-    low, high = np.percentile(values, [2.5, 97.5])
+def _share(part: Any, whole: Any) -> Any:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.divide(part, whole)
+
+
+def _interval(values: Array) -> dict[str, float | None]:
+    """95% of the replicates that have a value: a resample without positives has none."""
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return {"low": None, "high": None}
+    low, high = np.percentile(finite, [2.5, 97.5])
     return {"low": float(low), "high": float(high)}

@@ -10,6 +10,7 @@ class Request:
 
     text_data, teacher, student: folders of the text family (teacher's and, optionally, the small student's weights);
     films, stem: folder of labelled films and file of ImageNet tensors. A family whose files are not named has no cases.
+    shard (i, n): only the i-th of n shares of all (case, seed), so that n processes use one GPU.
     """
 
     tasks: tuple[str, ...]
@@ -19,8 +20,34 @@ class Request:
     work: Path = Path("var/bench/distill")
     device: str = "auto"
     cached: bool = False
+    shard: tuple[int, int] = (0, 1)
     text_data: Path | None = None
     teacher: Path | None = None
     student: Path | None = None
     films: Path | None = None
     stem: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """What was chosen on one task's dev split (`tuned_on`; empty: nothing was) and is used on all others.
+
+    The logits' temperature and share are plain KD's best; FitNets and DFAD keep them and add alignment of weight alpha.
+    """
+
+    tuned_on: str = ""
+    temperature: float = 2.0
+    share: float = 0.5
+    fitnets_alpha: float = 0.7
+    minilm_alpha: float = 0.7
+    dfad_alpha: float = 0.7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """One named distillation: a case by its whole name, the system that teaches, and that system's settings."""
+
+    name: str
+    case: str
+    system: str = "dfad"
+    tuned: Tuned = Tuned()

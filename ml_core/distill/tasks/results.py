@@ -12,14 +12,16 @@ from ml_core.distill.tasks.metrics import Metric
 class Cell:
     """One finished training, as a line of the ledger.
 
-    settings: digest of everything that it depends on. values: test metrics by name. dev: the first metric on dev.
-    outputs: file of the test logits. alignment: cosine, CKA and weight of each pair after the first and last epoch.
+    settings: digest of everything that it depends on; teacher: of the teacher's weights. values: test metrics by name;
+    dev: the first of them on dev. outputs: file of the test logits. alignment: cosine, CKA and weight of each pair
+    after the first and last epoch.
     """
 
     case: str
     system: str
     seed: int
     settings: str
+    teacher: str
     values: dict[str, float]
     dev: float
     student_start: str

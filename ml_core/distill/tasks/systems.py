@@ -7,23 +7,9 @@ from typing import Any
 from ml_core.distill import presets
 from ml_core.distill.dfad import DFAD, DFADConfig
 from ml_core.distill.features import Features
+from ml_core.distill.tasks.request import Tuned
 from ml_core.distill.tasks.unmended import Unmended, Without
 from ml_core.errors import InputError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tuned:
-    """What was chosen on one task's dev split (`tuned_on`; empty: nothing was) and is used on all others.
-
-    The logits' temperature and share are plain KD's best; FitNets and DFAD keep them and add alignment of weight alpha.
-    """
-
-    tuned_on: str = ""
-    temperature: float = 2.0
-    share: float = 0.5
-    fitnets_alpha: float = 0.7
-    minilm_alpha: float = 0.7
-    dfad_alpha: float = 0.7
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 import torch
 
 from ml_core.distill.tasks import digits, films, text
-from ml_core.distill.tasks.request import Request
+from ml_core.distill.tasks.request import Request, Tuned
 from ml_core.distill.tasks.results import CaseResult
-from ml_core.distill.tasks.systems import Tuned
 from ml_core.distill.tasks.task import Case
 from ml_core.errors import InputError
 from ml_core.train.distill import fraud, protocol
@@ -62,6 +61,7 @@ def _plan(request: Request, *, tuned: Tuned) -> protocol.Plan:
         work=request.work,
         device=device_named(request.device),
         cached=request.cached,
+        shard=request.shard,
     )
 
 

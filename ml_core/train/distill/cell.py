@@ -13,8 +13,9 @@ from torch import nn
 from ml_core.config import to_mapping
 from ml_core.distill.objectives import taught
 from ml_core.distill.spec import DFADConfig
+from ml_core.distill.tasks.request import Tuned
 from ml_core.distill.tasks.results import Cell
-from ml_core.distill.tasks.systems import Tuned, config_of, criterion_of
+from ml_core.distill.tasks.systems import config_of, criterion_of
 from ml_core.distill.tasks.task import Batch, Case, Task, parameters_count
 from ml_core.events import EVENTS, EventLog, read
 from ml_core.seed import derive, seed_all
@@ -26,13 +27,13 @@ _MEASURED_ROWS = 128
 
 
 def cell_settings(case: Case, task: Task, *, system: str, tuned: Tuned, teacher: Teacher) -> str:
-    """Digest of everything that the cell's result depends on, but the seed and the device."""
+    """Digest of everything that the cell's result depends on, but the seed, the device and the teacher's last bits."""
     body = {
         "dfad": to_mapping(config_of(system, tuned=tuned, relation_heads=case.relation_heads)),
         "fit": to_mapping(case.student.fit),
         "start": case.student.start,
         "data": task.digest,
-        "teacher": teacher.digest,
+        "teacher": teacher.recipe,
         "system": system,
     }
     return settings_digest(body)
@@ -92,6 +93,7 @@ def cell_run(
         system=name or system,
         seed=seed,
         settings=settings,
+        teacher=teacher.digest,
         values=values_of(outputs, task=task, split=task.test),
         dev=dev[task.metric],
         student_start=case.student.start,

@@ -28,7 +28,7 @@ class Ledger:
                     self._keep(from_mapping(Cell, body))
 
     def find(self, *, case: str, system: str, seed: int, settings: str) -> Cell | None:
-        """The cell, if it was finished under the same settings and its logits are there."""
+        """The last such cell that was finished under the same settings, if its logits are there."""
         cell = self._cells.get((case, system, seed, settings))
         return cell if cell is not None and (self.folder / cell.outputs).exists() else None
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
+from ml_core.distill.tasks.request import Tuned
 from ml_core.distill.tasks.results import CaseResult, Cell
-from ml_core.distill.tasks.systems import Tuned, applies
+from ml_core.distill.tasks.systems import applies
 from ml_core.distill.tasks.task import Case, Task
 from ml_core.train.distill.cell import cell_run, cell_settings
 from ml_core.train.distill.ledger import Ledger, file_name
@@ -24,7 +25,10 @@ TUNING_SEEDS = (900_001, 900_002)  # none that a result is reported for
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to run, and where: `work` holds the ledger, logits, teachers and their caches."""
+    """What to run, and where: `work` holds the ledger, logits, teachers and their caches.
+
+    shard (i, n): of all (case, seed) the i-th of n shares; several processes may share `work`.
+    """
 
     cases: Sequence[Case]
     systems: Sequence[str]
@@ -33,14 +37,22 @@ class Plan:
     work: Path
     device: torch.device
     cached: bool = False
+    shard: tuple[int, int] = (0, 1)
 
 
 def measure(plan: Plan, *, say: Say = print) -> list[CaseResult]:
-    """Run what the ledger lacks; returns all cells of the plan. Interrupted and called again it goes on."""
+    """Run what the ledger lacks; returns all cells of the plan (of its shard). Called again after a cut it goes on.
+
+    All systems of one case and seed learn from one teacher, to the last bit: where a teacher had to be trained again
+    on another machine, a seed that is not finished starts over.
+    """
     ledger = Ledger(plan.work)
     results = []
-    for case in plan.cases:
-        results.append(_case(case, plan, ledger=ledger, say=say))
+    for index, case in enumerate(plan.cases):
+        share, shares = plan.shard
+        seeds = [seed for seed in range(plan.seeds) if (index * plan.seeds + seed) % shares == share]
+        if seeds:
+            results.append(_case(case, plan, seeds=seeds, ledger=ledger, say=say))
         gc.collect()
     return results
 
@@ -66,15 +78,14 @@ def tune(case: Case, plan: Plan, *, say: Say = print) -> Tuned:
     return tuned
 
 
-def _case(case: Case, plan: Plan, *, ledger: Ledger, say: Say) -> CaseResult:
+def _case(case: Case, plan: Plan, *, seeds: Sequence[int], ledger: Ledger, say: Say) -> CaseResult:
     task, teacher = _ready(case, plan)
     say(f"{case.name}: teacher {task.metric} {teacher.values[task.metric]:.4f}, {teacher.params} parameters")
-    cells = []
+    systems = [system for system in plan.systems if applies(system, relation_heads=case.relation_heads)]
+    cells: list[Cell] = []
     # seed by seed, so that whatever is there when a run is cut off is paired
-    for seed in range(plan.seeds):
-        for system in plan.systems:
-            if applies(system, relation_heads=case.relation_heads):
-                cells.append(_cell(case, task, plan, teacher, ledger, system=system, seed=seed, say=say))
+    for seed in seeds:
+        cells += _seed(case, task, plan, teacher, ledger, systems=systems, seed=seed, say=say)
     labels, weight = truth_of(task.test)
     return CaseResult(
         case=case.name,
@@ -90,6 +101,17 @@ def _case(case: Case, plan: Plan, *, ledger: Ledger, say: Say) -> CaseResult:
         params=cells[0].params if cells else 0,
         tuned_here=bool(plan.tuned.tuned_on) and plan.tuned.tuned_on == case.task,
     )
+
+
+def _seed(
+    case: Case, task: Task, plan: Plan, teacher: Teacher, ledger: Ledger, *, systems: Sequence[str], seed: int, say: Say
+) -> list[Cell]:
+    settings = {s: cell_settings(case, task, system=s, tuned=plan.tuned, teacher=teacher) for s in systems}
+    found = [ledger.find(case=case.name, system=s, seed=seed, settings=settings[s]) for s in systems]
+    there = [cell for cell in found if cell is not None]
+    if len(there) == len(systems) and len({cell.teacher for cell in there}) <= 1:
+        return there
+    return [_cell(case, task, plan, teacher, ledger, system=system, seed=seed, say=say) for system in systems]
 
 
 def _ready(case: Case, plan: Plan) -> tuple[Task, Teacher]:
@@ -124,7 +146,7 @@ def _cell(
 ) -> Cell:
     settings = cell_settings(case, task, system=system, tuned=plan.tuned, teacher=teacher)
     found = ledger.find(case=case.name, system=name or system, seed=seed, settings=settings)
-    if found is not None:
+    if found is not None and found.teacher == teacher.digest:
         return found
     folder = plan.work / "running" / file_name(case.name, name or system, seed, settings)
     cell, outputs, _ = cell_run(

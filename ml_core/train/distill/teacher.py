@@ -1,7 +1,9 @@
 """A case's teacher: trained once a task on its labels, kept as safetensors, shown live or from the cache."""
 
+import fcntl
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +28,14 @@ _SEED = 0
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Teacher:
-    """show: features of a prepared training batch, without gradient. outputs: its test logits (n c)."""
+    """show: features of a prepared training batch, without gradient. outputs: its test logits (n c).
+
+    digest: of its weights. recipe: of its data and settings alone; the same recipe on another GPU has another digest.
+    """
 
     show: Callable[[Batch], Features]
     digest: str
+    recipe: str
     outputs: NDArray[Any]
     values: dict[str, float]
     params: int
@@ -42,13 +48,19 @@ def teacher_ready(case: Case, task: Task, *, folder: Path, device: torch.device,
     pays on a CPU with a large teacher.
     """
     learner = case.teacher
-    about = {"data": task.digest, "fit": None if learner.fit is None else to_mapping(learner.fit), "of": learner.name}
-    place = folder / file_name(learner.name, task.name, settings_digest(about))
+    about = {
+        "data": task.digest,
+        "fit": None if learner.fit is None else to_mapping(learner.fit),
+        "of": [learner.name, learner.start],
+    }
+    recipe = settings_digest(about)
+    place = folder / file_name(learner.name, task.name, recipe)
     place.mkdir(parents=True, exist_ok=True)
     seed_all(derive(_SEED, "teacher", learner.name, task.name))
     model = learner.build(task).to(device)
     if learner.fit is not None:
-        _trained(case, task, model, place=place, device=device)
+        with _alone(place):
+            _trained(case, task, model, place=place, device=device)
     model.eval().requires_grad_(False)
     show = shower(learner, device=device)
 
@@ -57,11 +69,12 @@ def teacher_ready(case: Case, task: Task, *, folder: Path, device: torch.device,
             return show(model, batch)
 
     outputs = _outputs(live, task=task, place=place)
-    digest = f"{learner.name}:{module_digest(model)}"
+    digest = module_digest(model)
     use_cache = cached and task.augment is None and learner.fit is not None
     return Teacher(
         show=_from_disk(live, task=task, place=place, digest=digest, device=device) if use_cache else live,
         digest=digest,
+        recipe=recipe,
         outputs=outputs,
         values=values_of(outputs, task=task, split=task.test),
         params=parameters_count(learner, model),
@@ -89,6 +102,14 @@ def _trained(case: Case, task: Task, model: nn.Module, *, place: Path, device: t
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, partial)
     partial.replace(weights)
     (place / "checkpoints" / "last.safetensors").unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """One process at a time: the others find what the first has trained."""
+    with (place / "lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def _outputs(live: Callable[[Batch], Features], *, task: Task, place: Path) -> NDArray[Any]:

@@ -1,0 +1,59 @@
+"""The systems by name: six, one a mend left out, and each of those really is another loss."""
+
+import pytest
+import torch
+
+from ml_core.distill.tasks.request import Tuned
+from ml_core.distill.tasks.systems import (
+    ABLATIONS,
+    SIX,
+    SYSTEMS,
+    VARIANTS,
+    applies,
+    config_of,
+    criterion_of,
+    names_expand,
+)
+from ml_core.errors import InputError
+
+TUNED = Tuned(temperature=4.0, share=0.7, fitnets_alpha=0.3, minilm_alpha=0.1, dfad_alpha=0.5)
+
+
+def losses(system, features, *, steps=3):
+    torch.manual_seed(0)
+    student = features(b=6, n=4, widths=(8, 8), seed=1, logits=(3,), dtype=torch.float32, requires_grad=True)
+    teacher = features(b=6, n=4, widths=(16,) * 8, seed=2, logits=(3,), dtype=torch.float32)
+    config = config_of(system, tuned=TUNED, relation_heads=0)
+    criterion = criterion_of(system, config, [(student, teacher)]).train()
+    criterion.steps += 200  # past the warm-up, where all weights are alike
+    total = torch.stack([criterion(student, teacher, torch.tensor(1.0), 0.0).total for _ in range(steps)])
+    gradient = torch.autograd.grad(total.sum(), student.layers)
+    return torch.cat([total, *(part.flatten() for part in gradient)])
+
+
+def test_tuned_settings_reach_the_systems_that_they_are_for():
+    kd, fitnets, dfad = (config_of(name, tuned=TUNED, relation_heads=0) for name in ("kd", "fitnets", "dfad"))
+    assert (kd.temperature, kd.kl_share, kd.alpha) == (4.0, 0.7, 0.0)
+    assert (fitnets.temperature, fitnets.kl_share, fitnets.alpha) == (4.0, 0.7, 0.3)
+    assert (dfad.temperature, dfad.kl_share, dfad.alpha) == (4.0, 0.7, 0.5)
+    assert config_of("minilm", tuned=TUNED, relation_heads=4).alpha == 0.1
+    assert config_of("dfad_as_published", tuned=TUNED, relation_heads=0).alpha == 0.7
+
+
+@pytest.mark.parametrize("name", [*ABLATIONS, *VARIANTS])
+def test_each_mend_left_out_is_another_loss_or_another_gradient(name, features):
+    assert not torch.allclose(losses(name, features), losses("dfad", features), atol=1e-6)
+
+
+def test_groups_of_names_expand_once_each_and_unknown_ones_are_errors():
+    assert names_expand(["six"]) == list(SIX)
+    assert names_expand(["dfad", "ablate", "dfad"]) == ["dfad", *ABLATIONS]
+    assert set(names_expand(["six", "ablate", "variants"])) == set(SYSTEMS)
+    with pytest.raises(InputError, match="nix"):
+        names_expand(["nix"])
+
+
+def test_minilm_needs_attention():
+    assert not applies("minilm", relation_heads=0)
+    with pytest.raises(InputError, match="attention"):
+        config_of("minilm", tuned=TUNED, relation_heads=0)
