@@ -27,6 +27,9 @@ class Trainer(Protocol):
     def tune(self, request: Request, *, case: str) -> Tuned:
         """Settings chosen on the dev split of the case."""
 
+    def device_words(self, request: Request) -> str:
+        """What the request runs on: "cpu" or the GPU's name."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """--tasks, --systems, --seeds, --quick, --tune, --tuned, --out, --work, --device, and where the files are."""
@@ -37,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tune", metavar="CASE", help="first choose settings on this case's dev split")
     parser.add_argument("--tuned", type=Path, help="JSON of settings that --tune chose (WORK/tuned.json unless given)")
     parser.add_argument("--out", type=Path, help="write the result there too")
+    parser.add_argument("--merge", action="store_true", help="keep the rows of other cases that --out has already")
     parser.add_argument("--work", type=Path, default=Path("var/bench/distill"), help="ledger, logits, teachers, caches")
     parser.add_argument("--device", default="auto", help="cuda where there is one")
     parser.add_argument("--cache", action="store_true", help="teacher's features from the disk: pays on a CPU")
@@ -79,12 +83,26 @@ def run(args: argparse.Namespace, *, trainer: Trainer) -> dict[str, Any]:
     results = trainer.measure(request, tuned=tuned)
     about = meta("distill", packages=("torch", "numpy", "timm", "transformers", "lightgbm", "scikit-learn"))
     about |= {"tuned": to_mapping(tuned), "seeds": args.seeds, "quick": args.quick, "replicates": args.replicates}
-    body = {"meta": about, "rows": rows_of(results, replicates=args.replicates)}
+    about |= {"device": trainer.device_words(request)}
+    rows = [row | {"run": about["date"]} for row in rows_of(results, replicates=args.replicates)]
+    body: dict[str, Any] = {"meta": about, "rows": rows}
     if args.out:
+        if args.merge and args.out.exists():
+            body = merged(json.loads(args.out.read_text()), new=body)
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(body, indent=1) + "\n")
         _LOG.info("wrote %s", args.out)
     return body
+
+
+def merged(old: dict[str, Any], *, new: dict[str, Any]) -> dict[str, Any]:
+    """`new` with the rows of those cases of `old` that it does not have; meta.earlier keeps the runs they are of."""
+    cases = {row["case"] for row in new["rows"]}
+    kept = [row for row in old["rows"] if row["case"] not in cases]
+    runs = {row["run"] for row in kept}
+    before = [{key: value for key, value in old["meta"].items() if key != "earlier"}, *old["meta"].get("earlier", [])]
+    earlier = [about for about in before if about["date"] in runs]
+    return {"meta": new["meta"] | {"earlier": earlier}, "rows": kept + new["rows"]}
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 
 import torch
 
-from ml_core.distill.tasks import digits, films, text
 from ml_core.distill.tasks.request import Request, Tuned
 from ml_core.distill.tasks.results import CaseResult
 from ml_core.distill.tasks.task import Case
 from ml_core.errors import InputError
-from ml_core.train.distill import fraud, protocol
+from ml_core.train.distill import protocol
 
 _LOG = logging.getLogger(__name__)
 
@@ -29,12 +28,16 @@ def tune(request: Request, *, case: str) -> Tuned:
 
 
 def cases_all(request: Request) -> list[Case]:
-    """Every case that these request allow; nothing is read yet but what folders hold."""
-    found = [*digits.cases(quick=request.quick), *fraud.cases(quick=request.quick)]
-    if request.text_data is not None and request.teacher is not None:
-        found += text.cases(request.text_data, teacher=request.teacher, student=request.student, quick=request.quick)
-    if request.films is not None:
-        found += films.cases(request.films, stem=request.stem, quick=request.quick)
+    """Every case that the request's files allow; nothing is read yet but what folders hold.
+
+    A family whose packages are not installed has none, and the log says so: a text run needs no LightGBM.
+    """
+    found: list[Case] = []
+    for family in (_digits, _fraud, _text, _films):
+        try:
+            found += family(request)
+        except ModuleNotFoundError as error:
+            _LOG.warning("no cases of %s: the package %s is not installed", family.__name__[1:], error.name)
     return found
 
 
@@ -50,6 +53,12 @@ def cases_named(words: Sequence[str], *, request: Request) -> list[Case]:
             )
         chosen += [case for case in some if case not in chosen]
     return chosen
+
+
+def device_words(request: Request) -> str:
+    """What the request runs on: "cpu" or the GPU's name."""
+    device = device_named(request.device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _plan(request: Request, *, tuned: Tuned) -> protocol.Plan:
@@ -72,6 +81,32 @@ def device_named(name: str) -> torch.device:
     return torch.device(name)
 
 
+def _digits(request: Request) -> list[Case]:
+    from ml_core.distill.tasks import digits
+
+    return digits.cases(quick=request.quick)
+
+
+def _fraud(request: Request) -> list[Case]:
+    from ml_core.train.distill import fraud
+
+    return fraud.cases(quick=request.quick)
+
+
+def _text(request: Request) -> list[Case]:
+    from ml_core.distill.tasks import text
+
+    if request.text_data is None or request.teacher is None:
+        return []
+    return text.cases(request.text_data, teacher=request.teacher, student=request.student, quick=request.quick)
+
+
+def _films(request: Request) -> list[Case]:
+    from ml_core.distill.tasks import films
+
+    return [] if request.films is None else films.cases(request.films, stem=request.stem, quick=request.quick)
+
+
 def _hint(word: str) -> str:
-    needs = {text.FAMILY: "--text-data and --teacher", films.FAMILY: "--films"}
+    needs = {"text": "--text-data and --teacher", "films": "--films"}
     return f" (it needs {needs[word]})" if word in needs else ""

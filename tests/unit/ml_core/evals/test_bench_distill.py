@@ -5,6 +5,7 @@ import json
 import pytest
 
 from ml_core.__main__ import bench_names, main
+from ml_core.evals.bench_distill import merged
 
 QUICK = ["bench", "distill", "--quick", "--tasks", "vit128x6>vit32x3", "--seeds", "2", "--replicates", "20", "--json"]
 
@@ -37,3 +38,15 @@ def test_bench_distill_writes_cells_and_summaries(tmp_path, capsys):
 def test_wrong_words_are_errors_that_name_what_there_is(tmp_path, capsys, words, said):
     assert main([*QUICK, "--work", str(tmp_path), *words]) == 2
     assert said in json.loads(capsys.readouterr().out)["message"]
+
+
+def test_merging_keeps_other_cases_and_the_runs_that_they_are_of():
+    def body(date, *cases):
+        return {"meta": {"date": date}, "rows": [{"case": case, "run": date} for case in cases]}
+
+    both = merged(body("1", "a", "b"), new=body("2", "b"))
+    assert [(row["case"], row["run"]) for row in both["rows"]] == [("a", "1"), ("b", "2")]
+    assert both["meta"] == {"date": "2", "earlier": [{"date": "1"}]}
+    third = merged(both, new=body("3", "c"))
+    assert [about["date"] for about in third["meta"]["earlier"]] == ["2", "1"]
+    assert merged(third, new=body("4", "a", "b", "c"))["meta"]["earlier"] == []
