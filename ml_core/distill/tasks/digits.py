@@ -24,7 +24,7 @@ def cases(*, quick: bool = False) -> list[Case]:
     student = _vit("vit32x3", width=32, depth=3, fit=Fit(epochs=epochs, batch=64, lr=3e-3))
     teacher = Fit(epochs=epochs, batch=64, lr=1e-3)
     cnn = Learner(name="cnn", start="random", build=_cnn, show=_cnn_show, fit=teacher)
-    vit = _vit("vit128x6", width=128, depth=6, fit=teacher)
+    vit = _vit("vit96x6", width=96, depth=6, fit=teacher)
     load = _quick if quick else _whole
     return [
         Case(family=FAMILY, task="digits", teacher=cnn, student=student, load=load),

@@ -64,7 +64,7 @@ def fraud(*, train: int, dev: int, test: int, cards: int, days: int, trees: int)
 
 
 def _whole() -> Task:
-    return fraud(train=6, dev=2, test=4, cards=400, days=80, trees=_TREES)
+    return fraud(train=4, dev=2, test=4, cards=400, days=80, trees=_TREES)
 
 
 def _quick() -> Task:

@@ -7,7 +7,7 @@ import pytest
 from ml_core.__main__ import bench_names, main
 from ml_core.evals.bench_distill import merged
 
-QUICK = ["bench", "distill", "--quick", "--tasks", "vit128x6>vit32x3", "--seeds", "2", "--replicates", "20", "--json"]
+QUICK = ["bench", "distill", "--quick", "--tasks", "vit96x6>vit32x3", "--seeds", "2", "--replicates", "20", "--json"]
 
 
 def test_bench_distill_writes_cells_and_summaries(tmp_path, capsys):

@@ -102,8 +102,8 @@ def test_tuning_takes_the_best_mean_on_dev_and_says_on_what(plan, monkeypatch):
 
     def cell(case, task, plan, teacher, ledger, *, system, seed, name, say):
         tried.append((system, name, seed))
-        good = (plan.tuned.temperature, plan.tuned.share) == (4.0, 0.7)
-        alphas = {"fitnets": 0.3, "minilm": 0.1, "dfad": 0.5}
+        good = (plan.tuned.temperature, plan.tuned.share) == (4.0, 0.9)
+        alphas = {"fitnets": 0.3, "minilm": 0.1, "dfad": 0.6}
         if system in alphas:
             good = good and plan.tuned.__getattribute__(f"{system}_alpha") == alphas[system]
         return type("Cell", (), {"dev": float(good)})()
@@ -111,7 +111,7 @@ def test_tuning_takes_the_best_mean_on_dev_and_says_on_what(plan, monkeypatch):
     monkeypatch.setattr(protocol, "_cell", cell)
     tuned = tune(plan().cases[0], plan(), say=quiet)
     assert tuned == Tuned(
-        tuned_on="digits", temperature=4.0, share=0.7, fitnets_alpha=0.3, minilm_alpha=0.1, dfad_alpha=0.5
+        tuned_on="digits", temperature=4.0, share=0.9, fitnets_alpha=0.3, minilm_alpha=0.1, dfad_alpha=0.6
     )
     seeds = {seed for _, _, seed in tried}
     assert len(seeds) == len(protocol.TUNING_SEEDS)
