@@ -34,6 +34,7 @@ _ACTIVITY = (
     "unlabelled_odd", "terminal_total", "terminal_gap_days", "terminal_visits",
 )  # fmt: skip
 _GRID, _REFINEMENTS = 9, 3  # amounts tried at once, times: the answer is within 1% of the largest that passes
+_NO_FRAUD_HERE = "No known fraud at this terminal."
 _TOGETHER = 64  # rows whose variants are stacked: 4,096 rows of inputs
 _LABEL_CHANNELS = ("fraud", "genuine")
 _AMOUNT_CHANNELS = ("log_amount", "log_now_over_then", "log_ratio")
@@ -269,9 +270,9 @@ def _texts(facts: dict[str, float], *, transaction: Transaction) -> dict[str, st
         "card_labels": _card_label_text(facts),
         "terminal_labels": _terminal_label_text(facts),
         "terminal_activity": (
-            f"This terminal has {facts['unlabelled']:.0f} transactions not yet labelled, "
+            f"This terminal has {_count(facts['unlabelled'], 'transaction')} not yet labelled, "
             f"{facts['unlabelled_odd']:.0f} of them unusually large for their card; "
-            f"this card was here {facts['terminal_visits']:.0f} times before."
+            f"this card was here {_count(facts['terminal_visits'], 'time')} before."
         ),
     }
 
@@ -281,7 +282,7 @@ def _history_text(facts: dict[str, float]) -> str:
         return "This is the card's first transaction: there is no history to compare with."
     text = f"The amount is {facts['ratio_median']:.1f} × this card's usual {facts['card_median']:.2f}"
     odd = round(facts["odd_7d"])
-    return text + (f"; {odd} other unusually large amounts in 7 days." if odd else ".")
+    return text + (f"; {_count(odd, 'other unusually large amount')} in 7 days." if odd else ".")
 
 
 def _rhythm_text(facts: dict[str, float]) -> str:
@@ -291,7 +292,8 @@ def _rhythm_text(facts: dict[str, float]) -> str:
         return f"{clock}; the card's first transaction."
     usual = facts["card_count_7d"] / 7
     return (
-        f"{clock}; {facts['card_count_1d']:.0f} transactions of this card in 24 hours ({usual:.1f} a day over 7 days), "
+        f"{clock}; {_count(facts['card_count_1d'], 'transaction')} of this card in 24 hours "
+        f"({usual:.1f} a day over 7 days), "
         f"{_span(facts['gap_days'])} after the one before."
     )
 
@@ -300,15 +302,17 @@ def _card_label_text(facts: dict[str, float]) -> str:
     known = round(facts["card_fraud_35d"])
     if not known:
         return "No known fraud with this card in 35 days."
-    return f"{known} known frauds with this card in 35 days, the last {facts['since_card_fraud']:.0f} days ago."
+    last = _count(facts["since_card_fraud"], "day")
+    return f"{_count(known, 'known fraud')} with this card in 35 days, the last {last} ago."
 
 
 def _terminal_label_text(facts: dict[str, float]) -> str:
     known, fraud = round(facts["known_7d"]), round(facts["fraud_7d"])
     older = round(facts["fraud_28d"])
     if known:
-        return f"{fraud} of {known} known transactions at this terminal, 7 to 14 days ago, were fraud."
-    return f"{older} known frauds at this terminal, 7 to 35 days ago." if older else "No known fraud at this terminal."
+        verb = "was" if fraud == 1 else "were"
+        return f"{fraud} of {_count(known, 'known transaction')} at this terminal, 7 to 14 days ago, {verb} fraud."
+    return f"{_count(older, 'known fraud')} at this terminal, 7 to 35 days ago." if older else _NO_FRAUD_HERE
 
 
 def _money(cents: int, currency: str) -> str:
@@ -318,5 +322,11 @@ def _money(cents: int, currency: str) -> str:
 def _span(days: float) -> str:
     minutes = days * 1_440
     if minutes < 90:
-        return f"{minutes:.0f} minutes"
-    return f"{minutes / 60:.0f} hours" if days < 2 else f"{days:.0f} days"
+        return _count(minutes, "minute")
+    return _count(minutes / 60, "hour") if days < 2 else _count(days, "day")
+
+
+def _count(number: float, noun: str) -> str:
+    """`1 day`, `2 days`."""
+    whole = round(number)
+    return f"{whole} {noun}" if whole == 1 else f"{whole} {noun}s"
