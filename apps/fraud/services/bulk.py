@@ -1,7 +1,8 @@
 """Bulk writes and reads that must not cost an object a row: one statement for SQLite, one for PostgreSQL."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
+from typing import Any
 
 from django.db import connection
 
@@ -115,11 +116,13 @@ def states_read(*, cards: list[str], terminals: list[str]) -> dict[tuple[str, st
     }
 
 
-def states_lock(*, cards: list[str], terminals: list[str]) -> dict[tuple[str, str], int]:
-    """Make the rows that are missing, lock all in the order of kind and key; (kind, key) → version."""
+def states_lock(
+    *, cards: list[str], terminals: list[str], known: Collection[tuple[str, str]] = ()
+) -> dict[tuple[str, str], int]:
+    """Make the rows that are missing (never those of `known`), lock all by kind and key; (kind, key) → version."""
     found: dict[tuple[str, str], int] = {}
     for kind, keys in (("card", sorted(cards)), ("terminal", sorted(terminals))):
-        values = [(kind, key, b"", 0) for key in keys]
+        values = [(kind, key, b"", 0) for key in keys if (kind, key) not in known]
         _insert("fraud_entitystate", "kind, key, data, version", _STATE_TYPES, values, conflict="DO NOTHING")
         suffix = " ORDER BY key FOR UPDATE" if connection.vendor == "postgresql" else ""
         found.update({(kind, row[0]): row[1] for row in _states(kind, keys, columns="key, version", suffix=suffix)})
@@ -160,16 +163,23 @@ def _states(kind: str, keys: list[str], *, columns: str, suffix: str = "") -> li
 def _insert(table: str, columns: str, types: Sequence[str], values: list[tuple], *, conflict: str) -> None:
     if not values:
         return
+    if connection.vendor == "postgresql":
+        arrays = ", ".join(f"%s::{kind}[]" for kind in types)
+        query = f"INSERT INTO {table} ({columns}) SELECT * FROM unnest({arrays}) ON CONFLICT {conflict}"
+        _execute_bound(query, [list(column) for column in zip(*values, strict=True)])
+        return
     with connection.cursor() as cursor:
-        if connection.vendor == "postgresql":
-            arrays = ", ".join(f"%s::{kind}[]" for kind in types)
-            cursor.execute(
-                f"INSERT INTO {table} ({columns}) SELECT * FROM unnest({arrays}) ON CONFLICT {conflict}",
-                [list(column) for column in zip(*values, strict=True)],
-            )
-            return
         marks = ", ".join(["%s"] * len(types))
         cursor.executemany(f"INSERT INTO {table} ({columns}) VALUES ({marks}) ON CONFLICT {conflict}", values)
+
+
+def _execute_bound(query: str, arrays: list[list[Any]]) -> None:
+    """Arrays go to PostgreSQL beside the query, in binary; Django's own cursor would quote every element into it."""
+    import psycopg
+
+    connection.ensure_connection()
+    with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
+        cursor.execute(query, arrays)
 
 
 def _parts(keys: list[str]) -> Iterable[list[str]]:

@@ -141,7 +141,7 @@ def _score_once(ids: Sequence[int], *, at: datetime, replay: bool) -> ScoredBatc
     )
     with transaction.atomic():
         _lock_rows(rows)
-        versions = bulk.states_lock(cards=cards, terminals=terminals)
+        versions = bulk.states_lock(cards=cards, terminals=terminals, known=before.keys())
         if any(version != before.get(key, (b"", 0))[1] for key, version in versions.items()):
             raise StatesMovedError("a state moved while its transactions were scored")
         return _write(rows, result=result, model=model, before=before, threshold=policy.threshold, at=at, replay=replay)
