@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from celery import current_app
+from django.db import OperationalError, connection
 
 from config import workers
 from config.limits import lane_of
@@ -57,3 +58,39 @@ def test_a_task_without_a_lane_is_a_fault():
 )
 def test_the_lane_is_the_middle_word(name, lane):
     assert lane_of(name) == lane
+
+
+@pytest.fixture
+def closed(monkeypatch):
+    """How often a connection was closed, by a worker that ended a task just now (SQLite in memory would stay open)."""
+    monkeypatch.setitem(workers._worker, "worked_at", 0.0)
+    workers._on_task_end()
+    connection.ensure_connection()
+    calls: list[bool] = []
+    monkeypatch.setattr(connection, "close", lambda: calls.append(True))
+    yield calls
+    connection.errors_occurred = False
+
+
+@pytest.mark.django_db(transaction=True)
+class TestConnectionsBetweenTasks:
+    def test_a_connection_in_use_stays_open(self, closed):
+        workers._on_task()
+        assert closed == []
+
+    def test_one_that_lay_idle_is_closed(self, closed, monkeypatch):
+        monkeypatch.setitem(workers._worker, "worked_at", workers._worker["worked_at"] - workers.CONNECTION_IDLE_S - 1)
+        workers._on_task()
+        assert closed == [True]
+
+    def test_one_that_met_an_error_is_closed(self, closed):
+        with pytest.raises(OperationalError), connection.wrap_database_errors:
+            raise connection.Database.OperationalError("the server went away")
+        workers._on_task()
+        assert closed == [True]
+
+
+def test_celery_does_not_close_connections_itself():
+    from config.celery import app
+
+    assert app.conf.get("CELERY_DB_REUSE_MAX", 0) > 10**6
