@@ -1,6 +1,6 @@
 """One model of a case: its training on batches in a stated order, its features on any device, its test logits."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from ml_core.distill.features import Features
 from ml_core.distill.tasks.task import Batch, Fit, Learner, Split, Task
@@ -99,6 +99,25 @@ def truth_of(split: Split) -> tuple[NDArray[Any], NDArray[Any]]:
 def on_device(task: Task, device: torch.device) -> Task:
     """The task with its splits on `device`."""
     return replace(task, train=task.train.to(device), dev=task.dev.to(device), test=task.test.to(device))
+
+
+def tensors_of(shown: Features) -> list[Tensor]:
+    """Every tensor of the features, in a fixed order; what is None is left out."""
+    heads = [x for taps in shown.heads for x in (taps.q, taps.k, taps.v)]
+    return [*shown.layers, shown.pooled, *(x for x in (shown.mask, shown.logits) if x is not None), *heads]
+
+
+def with_tensors(like: Features, tensors: Sequence[Tensor]) -> Features:
+    """Features of the same form as `like` that hold these tensors (in the order of tensors_of)."""
+    given = iter(tensors)
+    return replace(
+        like,
+        layers=tuple(next(given) for _ in like.layers),
+        pooled=next(given),
+        mask=None if like.mask is None else next(given),
+        logits=None if like.logits is None else next(given),
+        heads=tuple(replace(taps, q=next(given), k=next(given), v=next(given)) for taps in like.heads),
+    )
 
 
 def _single(shown: Features) -> Features:

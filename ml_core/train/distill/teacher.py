@@ -21,9 +21,11 @@ from ml_core.distill.tasks.task import Batch, Case, Task, parameters_count
 from ml_core.events import EventLog
 from ml_core.seed import derive, seed_all
 from ml_core.train.distill.ledger import file_name, settings_digest
-from ml_core.train.distill.model import logits_of, model_train, shower, values_of
+from ml_core.train.distill.model import logits_of, model_train, shower, tensors_of, values_of, with_tensors
 
 _SEED = 0
+_IN_MEMORY = 512 * 2**20
+_ROWS = 256
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,8 +46,8 @@ class Teacher:
 def teacher_ready(case: Case, task: Task, *, folder: Path, device: torch.device, cached: bool) -> Teacher:
     """The teacher, trained in FOLDER unless it is there already (of the same data and settings).
 
-    cached: its features of the training rows come from the disk (TeacherCache), where nothing varies a batch; that
-    pays on a CPU with a large teacher.
+    Where nothing varies a batch, small features of the training rows are kept in memory, in full; with `cached` those
+    of any size come from the disk (TeacherCache), which pays on a CPU with a large teacher.
     """
     learner = case.teacher
     about = {
@@ -70,9 +72,14 @@ def teacher_ready(case: Case, task: Task, *, folder: Path, device: torch.device,
 
     outputs = _outputs(live, task=task, place=place)
     digest = module_digest(model)
-    use_cache = cached and task.augment is None and learner.fit is not None
+    taught: Callable[[Batch], Features] = live
+    if task.augment is None and learner.fit is not None:
+        if cached:
+            taught = _from_disk(live, task=task, place=place, digest=digest, device=device)
+        elif _bytes_whole(live, task=task) <= _IN_MEMORY:
+            taught = _from_memory(live, task=task)
     return Teacher(
-        show=_from_disk(live, task=task, place=place, digest=digest, device=device) if use_cache else live,
+        show=taught,
         digest=digest,
         recipe=recipe,
         outputs=outputs,
@@ -122,13 +129,37 @@ def _outputs(live: Callable[[Batch], Features], *, task: Task, place: Path) -> N
     return outputs
 
 
+def _bytes_whole(live: Callable[[Batch], Features], *, task: Task) -> int:
+    """Bytes of the features of all training rows, by the first few; none where rows differ in length."""
+    if "length" in task.train.inputs:
+        return _IN_MEMORY + 1
+    few = min(8, len(task.train))
+    return sum(x.nbytes for x in tensors_of(live(_batch(task, 0, few)))) * len(task.train) // few
+
+
+def _from_memory(live: Callable[[Batch], Features], *, task: Task) -> Callable[[Batch], Features]:
+    rows = len(task.train)
+    parts = [live(_batch(task, start, min(start + _ROWS, rows))) for start in range(0, rows, _ROWS)]
+    first = parts[0]
+    columns = [torch.cat(column) for column in zip(*map(tensors_of, parts), strict=True)]
+
+    def read(batch: Batch) -> Features:
+        return with_tensors(first, [column[batch["rows"]] for column in columns])
+
+    return read
+
+
+def _batch(task: Task, start: int, stop: int) -> Batch:
+    return task.prepare(task.train.batch(torch.arange(start, stop)))
+
+
 def _from_disk(
     live: Callable[[Batch], Features], *, task: Task, place: Path, digest: str, device: torch.device
 ) -> Callable[[Batch], Features]:
     cache = TeacherCache(place / "cache", teacher=digest, data=task.digest, examples=len(task.train), shard_rows=256)
 
     def show(rows: range) -> Features:
-        return live(task.prepare(task.train.batch(torch.arange(rows.start, rows.stop))))
+        return live(_batch(task, rows.start, rows.stop))
 
     cache.fill(show)
 
