@@ -117,16 +117,27 @@ class QuantEmbedding(nn.Module):
 
 
 class FakeQuantLinear(nn.Linear):
-    """nn.Linear that computes what QuantLinear will, with straight-through gradients; same parameter names."""
+    """nn.Linear that computes what QuantLinear will, with straight-through gradients; same parameter names.
+
+    With `bits` other than 8 the weights and inputs have as many levels as those say; no integer layer exists for them.
+    """
+
+    bits = 8
 
     def forward(self, input: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
         """Fake-quantized product."""
-        return functional.linear(scheme.fake_activation(input), scheme.fake_weight(self.weight), self.bias)
+        given, weight = scheme.fake_activation(input, bits=self.bits), scheme.fake_weight(self.weight, bits=self.bits)
+        return functional.linear(given, weight, self.bias)
 
 
 class FakeQuantEmbedding(nn.Embedding):
-    """nn.Embedding that looks up what QuantEmbedding will, with straight-through gradients."""
+    """nn.Embedding that looks up what QuantEmbedding will, with straight-through gradients.
+
+    `bits` as in FakeQuantLinear.
+    """
+
+    bits = 8
 
     def forward(self, input: Int[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
         """Fake-quantized rows."""
-        return functional.embedding(input, scheme.fake_weight(self.weight), self.padding_idx)
+        return functional.embedding(input, scheme.fake_weight(self.weight, bits=self.bits), self.padding_idx)

@@ -24,17 +24,19 @@ class Quantizer:
     Weights: symmetric int8, one absmax step an output row, recomputed from the trained weight at every step (not
     learned). Activations: symmetric int8, one dynamic step a token. Norms, tables and everything but Linear and
     Embedding stay in floating point; the report says so layer by layer. `skip` holds name patterns (fnmatch) of layers
-    to leave alone. Only bits = 8 exists.
+    to leave alone. bits = 4 (W4A4) is for training alone: `model` computes it, and `convert` has no layers for it.
     """
 
     def __init__(self, model: nn.Module, *, bits: int = 8, skip: Sequence[str] = ()) -> None:
-        if bits != 8:
-            raise InputError(f"bits: only 8 exists, not {bits}")
+        scheme.levels_of(bits)
+        self.bits = bits
         self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
         self.skip = tuple(skip)
         self.model = copy.deepcopy(model).requires_grad_(True)
         chosen = {id(module) for _, module, why in candidates(self.model, skip=self.skip) if not why}
-        self.model = replace(self.model, chosen=lambda module: _fake(module) if id(module) in chosen else None)
+        self.model = replace(
+            self.model, chosen=lambda module: _fake(module, bits=bits) if id(module) in chosen else None
+        )
 
     def fit(
         self,
@@ -88,8 +90,10 @@ class Quantizer:
     def convert(self) -> tuple[nn.Module, list[LayerReport]]:
         """A new model on integer layers, in eval mode, on the CPU, and what was done to each layer.
 
-        Weights shared by several layers (tied) are quantized once and stay shared.
+        Weights shared by several layers (tied) are quantized once and stay shared. Raises InputError unless bits = 8.
         """
+        if self.bits != 8:
+            raise InputError(f"bits: integer layers exist for 8 alone, not for {self.bits}")
         model = copy.deepcopy(self.model).cpu().eval().requires_grad_(False)
         report, levels, chosen = [], {}, {}
         for name, module in model.named_modules():
@@ -126,16 +130,16 @@ def _tensors(outputs: Tensor | Sequence[Tensor]) -> list[Tensor]:
     return found
 
 
-def _fake(module: nn.Module) -> nn.Module:
+def _fake(module: nn.Module, *, bits: int) -> nn.Module:
     """The stand-in with the very same parameters, so that ties and the optimiser's view stay."""
     if isinstance(module, nn.Linear):
         linear = FakeQuantLinear(module.in_features, module.out_features, bias=False, device="meta")
-        linear.weight, linear.bias = module.weight, module.bias
+        linear.weight, linear.bias, linear.bits = module.weight, module.bias, bits
         return linear.train(module.training)
     assert isinstance(module, nn.Embedding)
     shape = (module.num_embeddings, module.embedding_dim)
     embedding = FakeQuantEmbedding(*shape, padding_idx=module.padding_idx, device="meta")
-    embedding.weight = module.weight
+    embedding.weight, embedding.bits = module.weight, bits
     return embedding.train(module.training)
 
 

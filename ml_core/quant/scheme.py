@@ -1,4 +1,7 @@
-"""The numbers of W8A8: symmetric int8 weights by row, symmetric int8 activations by token, and integer products."""
+"""The numbers of W8A8: symmetric int8 weights by row, symmetric int8 activations by token, and integer products.
+
+With fewer `bits` the same scheme has fewer levels; training alone can use those (the integer products are of int8).
+"""
 
 from typing import Literal
 
@@ -7,7 +10,10 @@ from jaxtyping import Float, Int8, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from ml_core.errors import InputError
+
 LEVELS = 127  # -128 is left out, so that the scheme is symmetric
+BITS = (4, 8)
 ZERO = 128  # activations are stored as uint8 = level + 128: what oneDNN's fast kernels take
 _TINY = 1e-12
 
@@ -19,39 +25,49 @@ Engine = Literal["int_mm", "onednn", "exact_float"]
 ONEDNN_FROM = 100_000
 
 
-def weight_scale(weight: Float[Tensor, "o i"]) -> Float[Tensor, " o"]:
-    """One step a row: the largest magnitude over 127 (absmax: not learned, no clipping)."""
-    return weight.detach().abs().amax(1).clamp_min(_TINY) / LEVELS
+def levels_of(bits: int) -> int:
+    """The largest level: 127 for 8 bits, 7 for 4. Raises InputError for other numbers of bits."""
+    if bits not in BITS:
+        raise InputError(f"bits: {bits} is none of {', '.join(map(str, BITS))}")
+    return 2 ** (bits - 1) - 1
 
 
-def quantize_weight(weight: Float[Tensor, "o i"]) -> tuple[Int8[Tensor, "o i"], Float[Tensor, " o"]]:
+def weight_scale(weight: Float[Tensor, "o i"], *, bits: int = 8) -> Float[Tensor, " o"]:
+    """One step a row: the largest magnitude over the largest level (absmax: not learned, no clipping)."""
+    return weight.detach().abs().amax(1).clamp_min(_TINY) / levels_of(bits)
+
+
+def quantize_weight(weight: Float[Tensor, "o i"], *, bits: int = 8) -> tuple[Int8[Tensor, "o i"], Float[Tensor, " o"]]:
     """Levels and steps of a weight, row by row."""
-    scale = weight_scale(weight)
-    levels = torch.round(weight.detach() / scale[:, None]).clamp_(-LEVELS, LEVELS)
+    scale, most = weight_scale(weight, bits=bits), levels_of(bits)
+    levels = torch.round(weight.detach() / scale[:, None]).clamp_(-most, most)
     return levels.to(torch.int8), scale
 
 
-def activation_scale(x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b 1"]:
+def activation_scale(x: Float[Tensor, "*b i"], *, bits: int = 8) -> Float[Tensor, "*b 1"]:
     """One step a token, from the token alone."""
-    return torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True)).clamp_min(_TINY) / LEVELS
+    return torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True)).clamp_min(_TINY) / levels_of(bits)
 
 
-def quantize_activation(x: Float[Tensor, "*b i"]) -> tuple[UInt8[Tensor, "*b i"], Float[Tensor, "*b 1"]]:
+def quantize_activation(
+    x: Float[Tensor, "*b i"], *, bits: int = 8
+) -> tuple[UInt8[Tensor, "*b i"], Float[Tensor, "*b 1"]]:
     """Levels + 128 and steps, token by token; a half rounds up. The input is left as it is."""
-    scale = activation_scale(x)
+    scale = activation_scale(x, bits=bits)
     return (x * scale.reciprocal()).add_(ZERO + 0.5).to(torch.uint8), scale
 
 
-def fake_weight(weight: Float[Tensor, "o i"]) -> Float[Tensor, "o i"]:
-    """The weight as its int8 form says it, with a straight-through gradient (Bengio et al. 2013)."""
-    levels, scale = quantize_weight(weight)
+def fake_weight(weight: Float[Tensor, "o i"], *, bits: int = 8) -> Float[Tensor, "o i"]:
+    """The weight as its integer form says it, with a straight-through gradient (Bengio et al. 2013)."""
+    levels, scale = quantize_weight(weight, bits=bits)
     return weight + (levels.to(weight.dtype) * scale[:, None] - weight).detach()
 
 
-def fake_activation(x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b i"]:
-    """The activation as its int8 form says it, with a straight-through gradient."""
-    levels, scale = quantize_activation(x.detach())
-    return x + ((levels.to(x.dtype) - ZERO) * scale - x).detach()
+def fake_activation(x: Float[Tensor, "*b i"], *, bits: int = 8) -> Float[Tensor, "*b i"]:
+    """The activation as its integer form says it, with a straight-through gradient."""
+    # half precision cannot hold 128 and a half
+    levels, scale = quantize_activation(x.detach().to(torch.promote_types(x.dtype, torch.float32)), bits=bits)
+    return x + (((levels.to(scale.dtype) - ZERO) * scale).to(x.dtype) - x).detach()
 
 
 def engine_for(*, rows: int, outputs: int, device: str) -> Engine:

@@ -11,7 +11,15 @@ from ml_core.contracts import ModelKind
 from ml_core.errors import ArtifactError, InputError
 from ml_core.layers.blocks import Block
 from ml_core.quant import QuantEmbedding, Quantizer, QuantLinear, describe, load_quantized, quantized_state
-from ml_core.quant.scheme import ONEDNN_FROM, activation_scale, engine_for, quantize_activation, quantize_weight
+from ml_core.quant.scheme import (
+    ONEDNN_FROM,
+    activation_scale,
+    engine_for,
+    fake_activation,
+    fake_weight,
+    quantize_activation,
+    quantize_weight,
+)
 
 ENGINES = ("int_mm", "onednn", "exact_float")
 
@@ -233,9 +241,30 @@ def test_describe_prints_the_engine_for_every_number_of_rows(model):
     assert str(-(-ONEDNN_FROM // 48)) in repr(converted.first)
 
 
-def test_only_eight_bits_exist(model):
+@pytest.mark.parametrize("bits", [0, 1, 3, 16])
+def test_other_numbers_of_bits_are_refused(model, bits):
     with pytest.raises(InputError, match="bits"):
-        Quantizer(model, bits=4)
+        Quantizer(model, bits=bits)
+
+
+def test_four_bits_train_on_fifteen_levels_and_have_no_integer_layers(model, ids):
+    quantizer = Quantizer(model, bits=4)
+    weight = fake_weight(quantizer.model.first.weight, bits=4)
+    levels = weight / weight.abs().amax(1, keepdim=True) * 7
+    assert torch.allclose(levels, levels.round(), atol=1e-4)
+    assert levels.round().unique().numel() <= 15
+    quantizer.fit([(ids,)], epochs=2, lr=1e-3)
+    coarse, fine = (Quantizer(model, bits=bits).model.eval()(ids) for bits in (4, 8))
+    wanted = model.eval()(ids)
+    assert (coarse - wanted).norm() > 4 * (fine - wanted).norm()
+    with pytest.raises(InputError, match="bits"):
+        quantizer.convert()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_activations_in_half_precision_take_the_levels_of_single_precision(bits):
+    x = torch.randn(50, 96).bfloat16()
+    assert torch.equal(fake_activation(x, bits=bits), fake_activation(x.float(), bits=bits).bfloat16())
 
 
 def test_fit_without_batches_or_without_any_loss_is_refused(model, ids):
