@@ -1,5 +1,6 @@
 """DFAD: dynamic feature alignment distillation, as published and mended (engine.md, section 1)."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -57,6 +58,8 @@ class DFAD(nn.Module):
             raise InputError("teacher_widths, student_widths: at least one layer each")
         if unknown := set(config.levels) - _LEVELS:
             raise InputError(f"levels: unknown {', '.join(sorted(unknown))}")
+        if not 0.0 < config.token_share <= 1.0:
+            raise InputError(f"token_share: {config.token_share} is not in (0, 1]")
         self.config, self.quantizer = config, quantizer
         self.shape = (len(student_widths), len(teacher_widths))
         self.by_layer = bool({"token", "layer"} & set(config.levels))
@@ -203,9 +206,10 @@ class DFAD(nn.Module):
     def _picked(
         self, own: list[Tensor], other: list[Tensor], weights: Tensor
     ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """At most config.tokens positions, evenly spread; the golden ratio moves them so that all get their turn."""
-        n, most = weights.shape[1], self.config.tokens
-        if not most or n <= most:
+        """The share of positions that enters, evenly spread; the golden ratio moves them so that all get their turn."""
+        n = weights.shape[1]
+        most = n if self.config.weighting == "as_published" else math.ceil(n * self.config.token_share)
+        if most == n:
             return own, other, weights
         places = torch.arange(most, device=weights.device) + torch.remainder(self.steps * _GOLDEN, 1.0)
         at = (places * (n / most)).long().clamp_max(n - 1)

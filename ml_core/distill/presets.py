@@ -20,7 +20,7 @@ def fitnets(*, alpha: float = 0.7) -> DFADConfig:
 
     KD of the logits beside (after Romero et al. 2015, who match one layer, first; here in one stage and all layers).
     """
-    return DFADConfig(weighting="uniform", levels=("token",), relation=0.0, alpha=alpha)
+    return DFADConfig(weighting="uniform", levels=("token",), relation=0.0, alpha=alpha, token_share=1.0)
 
 
 def minilm(*, alpha: float = 0.7, relation_heads: int = 12) -> DFADConfig:

@@ -27,8 +27,8 @@ class DFADConfig:
     epsilon: the least weight that a layer keeps, whatever its cosine.
     cos_momentum, warmup_steps: running mean of the cosines, which counts only after the warm-up.
     temperature, kl_share: matching of logits; it takes the share kl_share of the task's loss.
-    tokens: at most so many positions of a row enter the levels "token" and "layer", evenly spread, others at every
-        step; 0 means all. It bounds what alignment costs.
+    token_share: this share of the positions, in (0, 1], enters the levels "token" and "layer", evenly spread, others at
+        every step: alignment costs so much less. As published all do.
     """
 
     weighting: Literal["default", "as_published", "uniform"] = "default"
@@ -47,7 +47,7 @@ class DFADConfig:
     heads: float = 1.0
     relation_heads: int = 12
     assignment_temperature: float = 0.1
-    tokens: int = 0
+    token_share: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ def fraud_dfad_int8() -> FraudTraining:
         trees=TreeSettings(trees=280, rows=2_500_000, threads=13),
         transformer_fit=FitSettings(epochs=30, batch=4_096, rate=1.5e-3, seconds=130),
         student_fit=FitSettings(epochs=60, batch=4_096, rate=3e-3, seconds=115),
-        dfad=DFADConfig(alpha=0.1),
+        dfad=DFADConfig(alpha=0.1, token_share=1.0),
     )
 
 
@@ -42,7 +42,7 @@ def fraud_dfad_small() -> FraudTraining:
             features=len(FEATURES), channels=len(CHANNELS), card_tokens=24, terminal_tokens=32, layers=3, ffn=256
         ),
         transformer_fit=FitSettings(epochs=1, batch=512, rate=1e-3, seconds=90),
-        dfad=DFADConfig(alpha=0.1),
+        dfad=DFADConfig(alpha=0.1, token_share=1.0),
         quantize_rows=20_000,
         from_champion=True,
         device="cpu",

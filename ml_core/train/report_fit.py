@@ -140,7 +140,7 @@ def student_fit(
     width = student.encoder.embed_dim
     layers, pooled = _teacher_widths(teacher)
     dfad = DFAD(
-        config or DFADConfig(alpha=0.4),
+        config or DFADConfig(alpha=0.4, token_share=1.0),
         layers,
         (width,) * student.config.encoder_depth,
         teacher_pooled=pooled,

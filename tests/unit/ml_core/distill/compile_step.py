@@ -11,9 +11,7 @@ from ml_core.quant.scheme import fake_activation
 CONFIGS = {
     "default": (DFADConfig(warmup_steps=1), None),
     "everything": (
-        DFADConfig(
-            pairing="learned", levels=("token", "layer", "global", "heads"), relation_heads=2, tokens=3, depth="bell"
-        ),
+        DFADConfig(pairing="learned", levels=("token", "layer", "global", "heads"), relation_heads=2, depth="bell"),
         fake_activation,
     ),
     "as_published": (DFADConfig(weighting="as_published"), None),
@@ -44,7 +42,7 @@ def run(config, quantizer, *, backend, device):
     torch._dynamo.utils.counters.clear()
     # unequal widths and, where the taps allow it, unequal token counts
     n = 5 if "heads" in config.levels else 7
-    dfad = DFAD(config, (6,) * 4, (8, 8)).to(device)
+    dfad = DFAD(config, (6,) * 4, (8, 8), quantizer=quantizer).to(device)
     step = dfad if backend is None else compiled(dfad, backend=backend)
     out = []
     for number in range(3):

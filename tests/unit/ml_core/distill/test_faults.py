@@ -11,7 +11,7 @@ from ml_core.quant.scheme import fake_activation
 
 TASK = torch.tensor(0.0, dtype=torch.float64)
 PUBLISHED = DFADConfig(weighting="as_published", levels=("token",), kl_share=0.0)
-MENDED = DFADConfig(levels=("token",), kl_share=0.0, warmup_steps=0)
+MENDED = DFADConfig(levels=("token",), kl_share=0.0, warmup_steps=0, token_share=1.0)
 
 
 def aligned_by(config, student, teacher, *, steps, rate=0.05, quantizer=None, before=lambda x: x):
