@@ -1,5 +1,6 @@
 """scikit-learn's digits (8 × 8, 1,797 of them): a CNN and a ViT as teachers, a ViT at least 16 times smaller."""
 
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -19,9 +20,10 @@ _CLASSES = 10
 
 
 def cases(*, quick: bool = False) -> list[Case]:
-    """cnn>vit-tiny (cross-architecture) and vit>vit-tiny; the student starts from random weights."""
+    """cnn>vit-tiny (cross-architecture), vit>vit-tiny, and vit>vit-tiny in 4 and in 8 bits, all from random weights."""
     epochs = 1 if quick else 9  # of 5,400 pictures: 600, each in nine places
     student = _vit("vit32x3", width=32, depth=3, fit=Fit(epochs=epochs, batch=64, lr=3e-3))
+    integer = [replace(student, name=f"{student.name}-int{bits}", bits=bits) for bits in (4, 8)]
     cnn_fit = Fit(epochs=epochs, batch=64, lr=1e-3)
     vit_fit = Fit(epochs=1 if quick else 27, batch=64, lr=2e-3)
     cnn = Learner(name="cnn", start="random", build=_cnn, show=_cnn_show, fit=cnn_fit)
@@ -29,7 +31,10 @@ def cases(*, quick: bool = False) -> list[Case]:
     load = _quick if quick else _whole
     return [
         Case(family=FAMILY, task="digits", teacher=cnn, student=student, load=load),
-        Case(family=FAMILY, task="digits", teacher=vit, student=student, load=load, relation_heads=4),
+        *(
+            Case(family=FAMILY, task="digits", teacher=vit, student=one, load=load, relation_heads=4)
+            for one in (student, *integer)
+        ),
     ]
 
 

@@ -5,20 +5,25 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ml_core.distill import presets
-from ml_core.distill.dfad import DFAD, DFADConfig
+from ml_core.distill.dfad import DFAD, DFADConfig, Quantize
 from ml_core.distill.features import Features
 from ml_core.distill.tasks.request import Tuned
+from ml_core.distill.tasks.task import Case
 from ml_core.distill.tasks.unmended import Unmended, Without
 from ml_core.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ablation:
-    """DFAD's default with `changes` of its settings, or with a mend taken back (`without`)."""
+    """DFAD's default with `changes` of its settings, or with a mend taken back (`without`).
+
+    quantizer: whether features pass through the student's quantizer, where it has one.
+    """
 
     says: str
     changes: dict[str, Any] | None = None
     without: Without = ""
+    quantizer: bool = True
 
 
 SIX = ("ce", "kd", "fitnets", "minilm", "dfad_as_published", "dfad")
@@ -34,6 +39,7 @@ ABLATIONS: dict[str, Ablation] = {
     "no_sum": Ablation(says="weights not normalised to sum 1", without="sum"),
     "no_standardising": Ablation(says="features compared in their own scale", without="standardising"),
     "no_relation": Ablation(says="no token-by-token similarity in the layer level", changes={"relation": 0.0}),
+    "no_quantizer": Ablation(says="the teacher's features past the student's quantizer", quantizer=False),
     "no_logits": Ablation(says="no KL of the logits beside", changes={"kl_share": 0.0}),
     "no_token": Ablation(says="no token level", changes={"levels": ("layer", "global")}),
     "no_layer": Ablation(says="no layer level", changes={"levels": ("token", "global")}),
@@ -46,6 +52,7 @@ VARIANTS: dict[str, Ablation] = {
     "inverse": Ablation(says="the weight goes to the pair aligned least", without="inverse"),
     "pairing_cka": Ablation(says="pairs by CKA on the first batches", changes={"pairing": "cka"}),
     "pairing_last": Ablation(says="the teacher's last layers", changes={"pairing": "last"}),
+    "all_tokens": Ablation(says="every position at every step, in place of half of them", changes={"token_share": 1.0}),
 }
 SYSTEMS = (*SIX, *ABLATIONS, *VARIANTS)
 
@@ -80,18 +87,34 @@ def config_of(system: str, *, tuned: Tuned, relation_heads: int) -> DFADConfig:
     return replace(default, **(_ablation(system).changes or {}))
 
 
-def criterion_of(system: str, config: DFADConfig, shown: Sequence[tuple[Features, Features]]) -> DFAD:
-    """The loss for (student, teacher) features of the first batches; its projectors come of the global random state."""
-    if system in SIX or not (without := _ablation(system).without):
-        return DFAD.measured(config, shown)
-    criterion = Unmended.measured(config, shown)
-    criterion.leave_out(without)
+def criterion_of(
+    system: str,
+    config: DFADConfig,
+    shown: Sequence[tuple[Features, Features]],
+    *,
+    quantizer: Quantize | None = None,
+) -> DFAD:
+    """The loss for (student, teacher) features of the first batches; its projectors come of the global random state.
+
+    quantizer: the student's, where it is trained for integers: a mend of DFAD's, so no other system uses it.
+    """
+    if system in SIX:
+        return DFAD.measured(config, shown, quantizer=quantizer if system == "dfad" else None)
+    ablation = _ablation(system)
+    if not ablation.quantizer:
+        quantizer = None
+    if not ablation.without:
+        return DFAD.measured(config, shown, quantizer=quantizer)
+    criterion = Unmended.measured(config, shown, quantizer=quantizer)
+    criterion.leave_out(ablation.without)
     return criterion
 
 
-def applies(system: str, *, relation_heads: int) -> bool:
-    """False where the system cannot be had: MiniLM's relations of a model that has no attention."""
-    return system != "minilm" or relation_heads > 0
+def applies(system: str, case: Case) -> bool:
+    """False where the case has not what the system is about: attention in both models, a student's quantizer."""
+    if system == "no_quantizer":
+        return case.student.bits > 0
+    return system != "minilm" or case.relation_heads > 0
 
 
 def _ablation(system: str) -> Ablation:

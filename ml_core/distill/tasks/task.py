@@ -108,7 +108,8 @@ class Learner:
     """A model by name, with the weights that it starts from in words.
 
     build: a new one, of the global random state. show: its features of a prepared batch. fit None: nothing to train
-    (trees, whose answers are inputs of the task). params: its size where the module does not say.
+    (trees, whose answers are inputs of the task). params: its size where the module does not say. bits: 4 or 8
+    where a student is trained and measured with weights and inputs of its linear layers in so many bits; 0: it is not.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Learner:
     show: Callable[[nn.Module, Batch], Features]
     fit: Fit | None
     params: int | None = None
+    bits: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

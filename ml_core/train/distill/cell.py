@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ml_core.config import to_mapping
+from ml_core.distill.dfad import Quantize
 from ml_core.distill.objectives import taught
 from ml_core.distill.spec import DFADConfig
 from ml_core.distill.tasks.request import Tuned
@@ -18,6 +20,8 @@ from ml_core.distill.tasks.results import Cell
 from ml_core.distill.tasks.systems import config_of, criterion_of
 from ml_core.distill.tasks.task import Batch, Case, Task, parameters_count
 from ml_core.events import EVENTS, EventLog, read
+from ml_core.quant import Quantizer
+from ml_core.quant.scheme import fake_activation
 from ml_core.seed import derive, seed_all
 from ml_core.train.distill.ledger import file_name, settings_digest
 from ml_core.train.distill.model import logits_of, model_train, shower, values_of
@@ -36,6 +40,8 @@ def cell_settings(case: Case, task: Task, *, system: str, tuned: Tuned, teacher:
         "teacher": teacher.recipe,
         "system": system,
     }
+    if case.student.bits:
+        body["bits"] = case.student.bits
     return settings_digest(body)
 
 
@@ -62,13 +68,14 @@ def cell_run(
     config = config_of(system, tuned=tuned, relation_heads=case.relation_heads)
     show = shower(case.student, device=device)
     seed_all(derive(seed, "student", case.student.name, task.name))
-    student = case.student.build(task).to(device).eval()
+    student, quantizer = _student(case, task)
+    student = student.to(device).eval()
     wanted = None if system == "ce" else teacher.show
     first = _first_batch(task)
     seed_all(derive(seed, "criterion", case.name))
     with torch.no_grad():
         shown = [(show(student, first), teacher.show(first))]
-    criterion = criterion_of(system, config, shown).to(device)
+    criterion = criterion_of(system, config, shown, quantizer=quantizer).to(device)
     log = EventLog(folder)
     model_train(
         student,
@@ -110,6 +117,14 @@ def cell_run(
 def student_save(student: nn.Module, path: Path) -> None:
     """Its weights as safetensors."""
     save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in student.state_dict().items()}, path)
+
+
+def _student(case: Case, task: Task) -> tuple[nn.Module, Quantize | None]:
+    """A new one, on fake-quantized layers where the case says so, and then its quantizer of activations."""
+    student, bits = case.student.build(task), case.student.bits
+    if not bits:
+        return student, None
+    return Quantizer(student, bits=bits).model, partial(fake_activation, bits=bits)
 
 
 def _first_batch(task: Task) -> Batch:

@@ -73,7 +73,7 @@ def tune(case: Case, plan: Plan, *, say: Say = print) -> Tuned:
 
     tuned = best("kd", [replace(tuned, temperature=t, share=s) for t in TEMPERATURES for s in SHARES])
     for system in ("fitnets", "minilm", "dfad"):
-        if applies(system, relation_heads=case.relation_heads):
+        if applies(system, case):
             tuned = best(system, [replace(tuned, **{f"{system}_alpha": alpha}) for alpha in ALPHAS])
     return tuned
 
@@ -81,7 +81,7 @@ def tune(case: Case, plan: Plan, *, say: Say = print) -> Tuned:
 def _case(case: Case, plan: Plan, *, seeds: Sequence[int], ledger: Ledger, say: Say) -> CaseResult:
     task, teacher = _ready(case, plan)
     say(f"{case.name}: teacher {task.metric} {teacher.values[task.metric]:.4f}, {teacher.params} parameters")
-    systems = [system for system in plan.systems if applies(system, relation_heads=case.relation_heads)]
+    systems = [system for system in plan.systems if applies(system, case)]
     cells: list[Cell] = []
     # seed by seed, so that whatever is there when a run is cut off is paired
     for seed in seeds:

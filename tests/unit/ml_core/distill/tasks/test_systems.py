@@ -1,8 +1,11 @@
 """The systems by name: six, one a mend left out, and each of those really is another loss."""
 
+from functools import partial
+
 import pytest
 import torch
 
+from ml_core.distill.tasks import digits
 from ml_core.distill.tasks.request import Tuned
 from ml_core.distill.tasks.systems import (
     ABLATIONS,
@@ -15,16 +18,17 @@ from ml_core.distill.tasks.systems import (
     names_expand,
 )
 from ml_core.errors import InputError
+from ml_core.quant.scheme import fake_activation
 
 TUNED = Tuned(temperature=4.0, share=0.7, fitnets_alpha=0.3, minilm_alpha=0.1, dfad_alpha=0.5)
 
 
-def losses(system, features, *, steps=3):
+def losses(system, features, *, steps=3, quantizer=None):
     torch.manual_seed(0)
     student = features(b=6, n=4, widths=(8, 8), seed=1, logits=(3,), dtype=torch.float32, requires_grad=True)
     teacher = features(b=6, n=4, widths=(16,) * 8, seed=2, logits=(3,), dtype=torch.float32)
     config = config_of(system, tuned=TUNED, relation_heads=0)
-    criterion = criterion_of(system, config, [(student, teacher)]).train()
+    criterion = criterion_of(system, config, [(student, teacher)], quantizer=quantizer).train()
     criterion.steps += 200  # past the warm-up, where all weights are alike
     total = torch.stack([criterion(student, teacher, torch.tensor(1.0), 0.0).total for _ in range(steps)])
     gradient = torch.autograd.grad(total.sum(), student.layers)
@@ -42,7 +46,16 @@ def test_tuned_settings_reach_the_systems_that_they_are_for():
 
 @pytest.mark.parametrize("name", [*ABLATIONS, *VARIANTS])
 def test_each_mend_left_out_is_another_loss_or_another_gradient(name, features):
-    assert not torch.allclose(losses(name, features), losses("dfad", features), atol=1e-6)
+    quantizer = partial(fake_activation, bits=4) if name == "no_quantizer" else None
+    of_dfad = losses("dfad", features, quantizer=quantizer)
+    assert not torch.allclose(losses(name, features, quantizer=quantizer), of_dfad, atol=1e-6)
+
+
+def test_the_students_quantizer_is_for_dfad_and_what_is_made_of_it_alone(features):
+    quantizer = partial(fake_activation, bits=4)
+    for name in ("fitnets", "dfad_as_published", "dfad", *ABLATIONS, *VARIANTS):
+        same = torch.equal(losses(name, features), losses(name, features, quantizer=quantizer))
+        assert same == (name in {"fitnets", "dfad_as_published", "no_quantizer"}), name
 
 
 def test_groups_of_names_expand_once_each_and_unknown_ones_are_errors():
@@ -53,7 +66,15 @@ def test_groups_of_names_expand_once_each_and_unknown_ones_are_errors():
         names_expand(["nix"])
 
 
+def test_the_quantizer_can_be_left_out_where_the_student_has_one():
+    cases = {case.name: case for case in digits.cases()}
+    assert not applies("no_quantizer", cases["vit96x6>vit32x3/digits"])
+    assert applies("no_quantizer", cases["vit96x6>vit32x3-int4/digits"])
+
+
 def test_minilm_needs_attention():
-    assert not applies("minilm", relation_heads=0)
+    cases = {case.name: case for case in digits.cases()}
+    assert not applies("minilm", cases["cnn>vit32x3/digits"])
+    assert applies("minilm", cases["vit96x6>vit32x3/digits"])
     with pytest.raises(InputError, match="attention"):
         config_of("minilm", tuned=TUNED, relation_heads=0)
