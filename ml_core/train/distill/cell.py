@@ -32,7 +32,7 @@ _MEASURED_ROWS = 128
 
 def cell_settings(case: Case, task: Task, *, system: str, tuned: Tuned, teacher: Teacher) -> str:
     """Digest of everything that the cell's result depends on, but the seed, the device and the teacher's last bits."""
-    body = {
+    body: dict[str, Any] = {
         "dfad": to_mapping(config_of(system, tuned=tuned, relation_heads=case.relation_heads)),
         "fit": to_mapping(case.student.fit),
         "start": case.student.start,
