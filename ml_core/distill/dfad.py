@@ -377,4 +377,6 @@ def _standardised_alike(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mean_cosine(a: Tensor, b: Tensor, *, weights: Tensor) -> Tensor:
-    return (functional.cosine_similarity(a, b, dim=-1) * weights).sum() / a.shape[0]
+    # not functional.cosine_similarity: that one divides both sides, token by token, and keeps the quotients
+    lengths = torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1)
+    return ((a * b).sum(-1) / lengths.clamp_min(1e-8) * weights).sum() / a.shape[0]

@@ -5,10 +5,11 @@ import math
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional
 
 from ml_core.distill.features import HeadTaps
 from ml_core.errors import InputError
+
+_TINY = 1e-24
 
 
 def heads_loss(
@@ -39,9 +40,11 @@ def similarity_loss(
 
 
 def similarity(x: Float[Tensor, "*b n d"]) -> Float[Tensor, "*b n n"]:
-    """Cosines of all rows with all rows."""
-    unit = functional.normalize(x, dim=-1)
-    return unit @ unit.transpose(-1, -2)
+    """Cosines of all rows with all rows; a row of zeros has 0 with every row."""
+    # the products are scaled, not the rows: of those there is far less
+    products = x @ x.transpose(-1, -2)
+    rates = products.diagonal(dim1=-2, dim2=-1).clamp_min(_TINY).rsqrt()
+    return products * rates[..., :, None] * rates[..., None, :]
 
 
 def _relation_kl(a: Tensor, b: Tensor, *, heads: int, weights: Tensor, mask: Tensor | None) -> Tensor:

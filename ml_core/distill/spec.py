@@ -47,7 +47,7 @@ class DFADConfig:
     heads: float = 1.0
     relation_heads: int = 12
     assignment_temperature: float = 0.1
-    token_share: float = 0.5
+    token_share: float = 0.375
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,7 @@ VARIANTS: dict[str, Ablation] = {
     "inverse": Ablation(says="the weight goes to the pair aligned least", without="inverse"),
     "pairing_cka": Ablation(says="pairs by CKA on the first batches", changes={"pairing": "cka"}),
     "pairing_last": Ablation(says="the teacher's last layers", changes={"pairing": "last"}),
-    "all_tokens": Ablation(says="every position at every step, in place of half of them", changes={"token_share": 1.0}),
+    "all_tokens": Ablation(says="every position at each step, not three in eight", changes={"token_share": 1.0}),
 }
 SYSTEMS = (*SIX, *ABLATIONS, *VARIANTS)
 
