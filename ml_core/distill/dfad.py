@@ -12,6 +12,7 @@ from torch.nn import functional
 from ml_core.distill.cka import linear_cka
 from ml_core.distill.features import Features, masked_mean
 from ml_core.distill.logits import logits_kl
+from ml_core.distill.nearness import distances, mean_cosine, standardised, standardised_alike
 from ml_core.distill.pairing import Assignment, Pairs, cka_measured, cka_pairs, pair_layers
 from ml_core.distill.relations import heads_loss, similarity, similarity_loss
 from ml_core.distill.resample import TokenResampler
@@ -176,13 +177,13 @@ class DFAD(nn.Module):
         depth, raw = self.depth, [masked_mean(x[:_CKA_ROWS], weights[:_CKA_ROWS]) for x in other]
         if _is_learned(self.config):
             if self.training:
-                self.assignment.observe(_distances(mapped, other, weights=weights))
+                self.assignment.observe(distances(mapped, other, weights=weights))
             result.assignment = shares = self.assignment().to(weights.dtype)
-            other = list(torch.einsum("st,tbnd->sbnd", shares, torch.stack([_standardised(x) for x in other])))
+            other = list(torch.einsum("st,tbnd->sbnd", shares, torch.stack([standardised(x) for x in other])))
             raw = list(torch.einsum("st,tbd->sbd", shares, torch.stack(raw)))
             depth = shares @ depth
         targets = [self._said(x) for x in other]
-        result.cos = torch.stack([_mean_cosine(a, b, weights=weights) for a, b in zip(mapped, targets, strict=True)])
+        result.cos = torch.stack([mean_cosine(a, b, weights=weights) for a, b in zip(mapped, targets, strict=True)])
         with torch.no_grad():
             pooled = [masked_mean(x[:_CKA_ROWS], weights[:_CKA_ROWS]) for x in own]
             result.cka = torch.stack([linear_cka(a, b) for a, b in zip(pooled, raw, strict=True)])
@@ -245,7 +246,7 @@ class DFAD(nn.Module):
         Under a quantizer both are standardised as the teacher's are: their common grid must survive it.
         """
         if self.config.weighting != "as_published":
-            a, b = (_standardised(a), _standardised(b)) if self.quantizer is None else _standardised_alike(a, b)
+            a, b = (standardised(a), standardised(b)) if self.quantizer is None else standardised_alike(a, b)
         squared = (a - b).pow(2).mean(-1)
         return (squared * weights).sum() / squared.shape[0]
 
@@ -354,29 +355,3 @@ def _met_weights(student: Features, alignment: Tensor | None) -> Tensor:
         return weights
     weights = weights * (alignment.sum(-1) > 0).to(weights.dtype)
     return weights / weights.sum(1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
-
-
-def _distances(mapped: list[Tensor], targets: list[Tensor], *, weights: Tensor) -> Tensor:
-    """Mean squared differences of all standardised means over tokens (s t)."""
-    mapped, targets = [x.detach() for x in mapped], [x.detach() for x in targets]
-    a = torch.stack([_standardised(masked_mean(x, weights)) for x in mapped])
-    b = torch.stack([_standardised(masked_mean(x, weights)) for x in targets])
-    size = a.shape[1] * a.shape[2]
-    squares = a.pow(2).sum((1, 2))[:, None] + b.pow(2).sum((1, 2))[None, :]
-    return (squares - 2.0 * torch.einsum("sbd,tbd->st", a, b)) / size
-
-
-def _standardised(x: Tensor) -> Tensor:
-    return functional.layer_norm(x, x.shape[-1:])
-
-
-def _standardised_alike(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    mean, spread = b.mean(-1, keepdim=True), b.var(-1, unbiased=False, keepdim=True)
-    rate = (spread + 1e-5).rsqrt()
-    return (a - mean) * rate, (b - mean) * rate
-
-
-def _mean_cosine(a: Tensor, b: Tensor, *, weights: Tensor) -> Tensor:
-    # not functional.cosine_similarity: that one divides both sides, token by token, and keeps the quotients
-    lengths = torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1)
-    return ((a * b).sum(-1) / lengths.clamp_min(1e-8) * weights).sum() / a.shape[0]
