@@ -31,7 +31,7 @@ SYSTEMS = {
 def main() -> int:
     """Count and time, write `--out`, print it as one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--device", default="cpu", help='"cuda": models in bf16 autocast, as in the benchmark')
     parser.add_argument("--compiled", action="store_true", help="the loss step by torch.compile (inductor) too")
@@ -65,39 +65,36 @@ class _Step:
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
 
     def rows(self, *, runs: int, also_compiled: bool) -> list[dict[str, Any]]:
-        """Times in ms of teacher's forward and student's step, and of each system the alignment's shares."""
-        teacher, student = self._timed(self._taught, runs=runs), self._timed(self._learnt, runs=runs)
-        rows = [
-            self._row("teacher", "forward", "ms", teacher),
-            self._row("student", "forward and backward", "ms", student),
-        ]
-        rest = min(teacher) + min(student)
+        """Times of teacher's forward and student's step, and of each system the alignment's time and shares.
+
+        A share is of one run of all three, one behind the other, so that whatever else slows the machine slows all.
+        """
+        rows, steps = [], [self._taught, self._learnt]
         for name, config in SYSTEMS.items():
             rows.append(self._row(name, "share of operations", "share", [self._counted(config)]))
             dfad = DFAD(config, (TEACHER[1],) * TEACHER[0], (STUDENT[1],) * STUDENT[0]).to(self.device)
-            steps: dict[str, Callable[..., Any]] = {name: dfad}
+            aligning = {name: self._aligning(dfad)}
             if also_compiled:
-                steps[f"{name}, compiled"] = compiled(dfad)
-            for system, step in steps.items():
-                align = self._timed(self._aligning(step), runs=runs)
-                rows.append(self._row(system, "alignment", "ms", align))
-                rows.append(self._row(system, "share of time", "share", [t / (t + rest) for t in align]))
+                aligning[f"{name}, compiled"] = self._aligning(compiled(dfad))
+            for system, align in aligning.items():
+                timed = [[self._time(step) for step in (*steps, align)] for _ in range(runs + 2)][2:]
+                teacher, student, own = (list(times) for times in zip(*timed, strict=True))
+                rows.append(self._row(system, "teacher's forward", "ms", teacher))
+                rows.append(self._row(system, "student's forward and backward", "ms", student))
+                rows.append(self._row(system, "alignment", "ms", own))
+                rows.append(self._row(system, "share of time", "share", [times[-1] / sum(times) for times in timed]))
         return rows
 
     def _row(self, system: str, metric: str, unit: str, values: list[float]) -> dict[str, Any]:
         return row(self.case, system=system, metric=metric, unit=unit, values=values)
 
-    def _timed(self, call: Callable[[], object], *, runs: int) -> list[float]:
-        """Milliseconds of each run after two others; waits for the device."""
-        times = []
-        for number in range(runs + 2):
-            began = time.perf_counter()
-            call()
-            if self.device.type == "cuda":
-                torch.cuda.synchronize()
-            if number > 1:
-                times.append((time.perf_counter() - began) * 1e3)
-        return times
+    def _time(self, call: Callable[[], object]) -> float:
+        """Milliseconds until the device is done."""
+        began = time.perf_counter()
+        call()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - began) * 1e3
 
     def _shown(self, model: TextTaps) -> Features:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
