@@ -1,5 +1,6 @@
 """Fraud on simulated banks: LightGBM and a large transformer as teachers, a small one as student; banks held out."""
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -27,15 +28,17 @@ LARGE = FraudStudentConfig(**_WIDTHS, **_TOKENS, d=128, heads=4, layers=5, ffn=5
 
 
 def cases(*, quick: bool = False) -> list[Case]:
-    """lightgbm>tab32x3 (trees to transformer) and tab128x5>tab32x3; the student starts from random weights."""
+    """lightgbm>tab32x3 (trees to transformer), the same in 8 bits, and tab128x5>tab32x3, all from random weights."""
     epochs = 1 if quick else 4
     student = _transformer("tab32x3", SMALL, fit=Fit(epochs=epochs, batch=512, lr=3e-3))
+    integer = replace(student, name=f"{student.name}-int8", bits=8)
     large = _transformer("tab128x5", LARGE, fit=Fit(epochs=epochs, batch=512, lr=1e-3))
     load = _quick if quick else _whole
     trees = Learner(name="lightgbm", start="trees", build=lambda task: nn.Identity(), show=_trees_show, fit=None,
                     params=_LEAVES * (20 if quick else _TREES))  # fmt: skip
     return [
         Case(family=FAMILY, task="fraud", teacher=trees, student=student, load=load),
+        Case(family=FAMILY, task="fraud", teacher=trees, student=integer, load=load),
         Case(family=FAMILY, task="fraud", teacher=large, student=student, load=load),
     ]
 
