@@ -73,6 +73,7 @@ class DFAD(nn.Module):
         exact = config.weighting == "as_published"
         widths = [(student_widths[s], teacher_widths[t]) for s, t in self.pairs] if self.by_layer else []
         self.projectors = nn.ModuleList(_projector(*width, exact=exact) for width in widths)
+        self.groups = tuple(tuple(i for i, w in enumerate(widths) if w == width) for width in dict.fromkeys(widths))
         if self.by_layer:
             self.resampler = TokenResampler(teacher_widths[self.pairs[-1][1]])
         if "global" in config.levels:
@@ -173,26 +174,51 @@ class DFAD(nn.Module):
         own = [student.layers[s] for s, _ in self.pairs]
         other = self._on_grid(student, teacher=teacher, alignment=alignment)
         own, other, weights = self._picked(own, other, weights)
-        mapped = [self._said(project(x)) for project, x in zip(self.projectors, own, strict=True)]
-        depth, raw = self.depth, [masked_mean(x[:_CKA_ROWS], weights[:_CKA_ROWS]) for x in other]
+        owns = self._grouped(own)
+        mapped = [self._said(self._projected(x, group)) for x, group in zip(owns, self.groups, strict=True)]
+        depth, others = self.depth, [] if _is_learned(self.config) else self._grouped(other)
+        raws = [masked_mean(x, weights) for x in others]
         if _is_learned(self.config):
+            whole = torch.stack(other)
             if self.training:
-                self.assignment.observe(distances(mapped, other, weights=weights))
+                self.assignment.observe(distances(self._in_order(mapped), whole, weights=weights))
             result.assignment = shares = self.assignment().to(weights.dtype)
-            other = list(torch.einsum("st,tbnd->sbnd", shares, torch.stack([standardised(x) for x in other])))
-            raw = list(torch.einsum("st,tbd->sbd", shares, torch.stack(raw)))
+            others = self._grouped(torch.einsum("st,tbnd->sbnd", shares, standardised(whole)).unbind())
+            raws = self._grouped(torch.einsum("st,tbd->sbd", shares, masked_mean(whole, weights)).unbind())
             depth = shares @ depth
-        targets = [self._said(x) for x in other]
-        result.cos = torch.stack([mean_cosine(a, b, weights=weights) for a, b in zip(mapped, targets, strict=True)])
+        targets = [self._said(x) for x in others]
+        pairs = list(zip(mapped, targets, strict=True))
+        result.cos = self._in_order([mean_cosine(a, b, weights=weights) for a, b in pairs])
         with torch.no_grad():
-            pooled = [masked_mean(x[:_CKA_ROWS], weights[:_CKA_ROWS]) for x in own]
-            result.cka = torch.stack([linear_cka(a, b) for a, b in zip(pooled, raw, strict=True)])
+            pooled = [masked_mean(x, weights) for x in owns]
+            rows = [(x[:, :_CKA_ROWS], y[:, :_CKA_ROWS]) for x, y in zip(pooled, raws, strict=True)]
+            result.cka = self._in_order([linear_cka(x, y) for x, y in rows])
         result.weights = self._weights(result.cos, depth=depth)
         if "token" in self.config.levels:
-            losses = [self._distance(a, b, weights=weights) for a, b in zip(mapped, targets, strict=True)]
-            result.token = result.weights @ torch.stack(losses)
+            result.token = result.weights @ self._in_order([self._distance(a, b, weights=weights) for a, b in pairs])
         if "layer" in self.config.levels:
-            result.layer = result.weights @ self._layer_losses(mapped, targets=targets, own=own, weights=weights)
+            parts = zip(owns, mapped, targets, strict=True)
+            losses = [self._layer_loss(x, a, b, weights=weights) for x, a, b in parts]
+            result.layer = result.weights @ self._in_order(losses)
+
+    def _grouped(self, layers: Sequence[Tensor]) -> list[Tensor]:
+        """One tensor for each group of pairs of equal widths: a launch a group, not a launch a pair, on a GPU."""
+        return [torch.stack([layers[index] for index in group]) for group in self.groups]
+
+    def _in_order(self, groups: list[Tensor]) -> Tensor:
+        """What was computed by group, by pair again."""
+        if len(groups) == 1:
+            return groups[0]
+        found = {i: x for group, of in zip(self.groups, groups, strict=True) for i, x in zip(group, of, strict=True)}
+        return torch.stack([found[index] for index in range(len(self.pairs))])
+
+    def _projected(self, own: Tensor, group: tuple[int, ...]) -> Tensor:
+        """A group's tokens in the teacher's space, each pair's by its own projector."""
+        projectors = [self.projectors[index] for index in group]
+        if isinstance(projectors[0], nn.Identity):
+            return own
+        weight, bias = (torch.stack([getattr(each, name) for each in projectors]) for name in ("weight", "bias"))
+        return torch.einsum("gbnd,ged->gbne", own, weight) + bias[:, None, None]
 
     def _on_grid(self, student: Features, *, teacher: Features, alignment: Tensor | None) -> list[Tensor]:
         """The teacher's tokens of each source layer, on the student's token grid."""
@@ -248,20 +274,15 @@ class DFAD(nn.Module):
         if self.config.weighting != "as_published":
             a, b = (standardised(a), standardised(b)) if self.quantizer is None else standardised_alike(a, b)
         squared = (a - b).pow(2).mean(-1)
-        return (squared * weights).sum() / squared.shape[0]
+        return (squared * weights).sum((-2, -1)) / weights.shape[0]
 
-    def _layer_losses(
-        self, mapped: list[Tensor], *, targets: list[Tensor], own: list[Tensor], weights: Tensor
-    ) -> Tensor:
-        losses = []
+    def _layer_loss(self, own: Tensor, mapped: Tensor, target: Tensor, *, weights: Tensor) -> Tensor:
         one = weights.new_ones(weights.shape[0], 1)
-        for raw, a, b in zip(own, mapped, targets, strict=True):
-            pooled_a, pooled_b = masked_mean(a, weights)[:, None], masked_mean(b, weights)[:, None]
-            loss = self._distance(pooled_a, pooled_b, weights=one)
-            if self.config.relation and a.shape[1] > 1 and self.config.weighting != "as_published":
-                loss = loss + self.config.relation * similarity_loss(self._said(raw), b, weights=weights)
-            losses.append(loss)
-        return torch.stack(losses)
+        a, b = (masked_mean(x, weights)[..., None, :] for x in (mapped, target))
+        loss = self._distance(a, b, weights=one)
+        if self.config.relation and own.shape[-2] > 1 and self.config.weighting != "as_published":
+            loss = loss + self.config.relation * similarity_loss(self._said(own), target, weights=weights)
+        return loss
 
     def _global_loss(self, student: Features, *, teacher: Features) -> Tensor:
         a, b = self._said(self.global_projector(student.pooled))[:, None], self._said(teacher.pooled)[:, None]

@@ -70,6 +70,6 @@ class Features:
         return tuple(layer.shape[-1] for layer in self.layers)
 
 
-def masked_mean(tokens: Float[Tensor, "b n d"], weights: Float[Tensor, "b n"]) -> Float[Tensor, "b d"]:
+def masked_mean(tokens: Float[Tensor, "*g b n d"], weights: Float[Tensor, "b n"]) -> Float[Tensor, "*g b d"]:
     """Mean over tokens with the given weights, which sum to 1 in each row."""
-    return torch.einsum("bnd,bn->bd", tokens, weights)
+    return torch.einsum("...nd,...n->...d", tokens, weights)

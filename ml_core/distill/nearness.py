@@ -1,7 +1,5 @@
 """How near two layers' tokens are: cosines, and features brought to one scale before they are compared."""
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -11,12 +9,12 @@ from ml_core.distill.features import masked_mean
 
 
 def mean_cosine(
-    a: Float[Tensor, "b n d"], b: Float[Tensor, "b n d"], *, weights: Float[Tensor, "b n"]
-) -> Float[Tensor, ""]:
+    a: Float[Tensor, "*g b n d"], b: Float[Tensor, "*g b n d"], *, weights: Float[Tensor, "b n"]
+) -> Float[Tensor, "*g"]:
     """Mean cosine of the tokens; `weights` sum to 1 in each row."""
     # not functional.cosine_similarity: that one divides both sides, token by token, and keeps the quotients
     lengths = torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1)
-    return ((a * b).sum(-1) / lengths.clamp_min(1e-8) * weights).sum() / a.shape[0]
+    return ((a * b).sum(-1) / lengths.clamp_min(1e-8) * weights).sum((-2, -1)) / weights.shape[0]
 
 
 def standardised(x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
@@ -34,18 +32,13 @@ def standardised_alike(
 
 
 def distances(
-    students: Sequence[Float[Tensor, "b n d"]],
-    teachers: Sequence[Float[Tensor, "b n d"]],
-    *,
-    weights: Float[Tensor, "b n"],
+    students: Float[Tensor, "s b n d"], teachers: Float[Tensor, "t b n d"], *, weights: Float[Tensor, "b n"]
 ) -> Float[Tensor, "s t"]:
     """Mean squared difference of every student layer from every teacher layer, of standardised means over tokens.
 
     Without gradient.
     """
-    a, b = (
-        torch.stack([standardised(masked_mean(x.detach(), weights)) for x in side]) for side in (students, teachers)
-    )
+    a, b = (standardised(masked_mean(x.detach(), weights)) for x in (students, teachers))
     size = a.shape[1] * a.shape[2]
     squares = a.pow(2).sum((1, 2))[:, None] + b.pow(2).sum((1, 2))[None, :]
     return (squares - 2.0 * torch.einsum("sbd,tbd->st", a, b)) / size

@@ -32,11 +32,11 @@ def heads_loss(
 
 
 def similarity_loss(
-    a: Float[Tensor, "b n _"], b: Float[Tensor, "b n _"], *, weights: Float[Tensor, "b n"]
-) -> Float[Tensor, ""]:
+    a: Float[Tensor, "*g b n _"], b: Float[Tensor, "*g b n _"], *, weights: Float[Tensor, "b n"]
+) -> Float[Tensor, "*g"]:
     """Squared difference of the token-by-token cosine matrices, padding left out."""
     squared = (similarity(a) - similarity(b)).pow(2)
-    return torch.einsum("bnm,bn,bm->", squared, weights, weights) / a.shape[0]
+    return (squared * (weights[:, :, None] * weights[:, None, :])).sum((-3, -2, -1)) / weights.shape[0]
 
 
 def similarity(x: Float[Tensor, "*b n d"]) -> Float[Tensor, "*b n n"]:

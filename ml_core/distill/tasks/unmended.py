@@ -46,4 +46,4 @@ class Unmended(DFAD):
     def _distance(self, a: Tensor, b: Tensor, *, weights: Tensor) -> Tensor:
         if self.without != "standardising":
             return super()._distance(a, b, weights=weights)
-        return ((a - b).pow(2).mean(-1) * weights).sum() / a.shape[0]
+        return ((a - b).pow(2).mean(-1) * weights).sum((-2, -1)) / weights.shape[0]

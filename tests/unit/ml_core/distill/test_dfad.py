@@ -49,6 +49,25 @@ def test_as_published_is_the_printed_formula():
     assert float(loss.total) == pytest.approx(float(alpha * align + (1 - alpha) * TASK), rel=1e-6)
 
 
+@pytest.mark.parametrize("teacher_widths", [(6, 7, 6), (6, 6, 6)])
+def test_pairs_of_any_widths_are_compared_each_by_itself_and_named_in_their_order(teacher_widths):
+    config = DFADConfig(levels=("token",), kl_share=0.0, token_share=1.0, weighting="uniform")
+    student, teacher = leaves(features(widths=(8, 5, 8))), features(widths=teacher_widths, seed=1)
+    dfad = DFAD(config, teacher_widths, (8, 5, 8)).double()
+    loss = dfad(student, teacher, TASK, 0.0)
+    expected = torch.zeros((), dtype=torch.float64)
+    for pair, (s, t) in enumerate(zip(student.layers, teacher.layers, strict=True)):
+        mapped = dfad.projectors[pair](s)
+        cos = torch.nn.functional.cosine_similarity(mapped, t, dim=-1).mean()
+        assert float(loss.cos[pair].detach()) == pytest.approx(float(cos.detach()), rel=1e-9)
+        norm = [torch.nn.functional.layer_norm(x, x.shape[-1:]) for x in (mapped, t)]
+        expected = expected + (norm[0] - norm[1]).pow(2).mean() / 3
+    assert float(loss.align_token.detach()) == pytest.approx(float(expected.detach()), rel=1e-9)
+    ours = torch.autograd.grad(loss.align_token, student.layers, retain_graph=True)
+    for got, want in zip(ours, torch.autograd.grad(expected, student.layers), strict=True):
+        assert torch.allclose(got, want, atol=1e-12)
+
+
 def test_as_published_ascends_where_the_cosine_is_negative_and_the_default_does_not():
     teacher = features(widths=(8,))
     for config, falls in ((LITERAL, False), (DFADConfig(levels=("token",), kl_share=0.0), True)):
