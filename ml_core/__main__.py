@@ -105,13 +105,13 @@ def _distill(arguments: argparse.Namespace, rest: list[str]) -> tuple[int, dict[
     base = distillation(arguments.recipe)
     params = {name: _number(text) for name, text in map(_pair, arguments.params)}
     inputs = {name: str(Path(text).resolve()) for name, text in map(_pair, arguments.input)}
+    folder = arguments.out or Path("var") / "runs" / arguments.recipe
     if not isinstance(base, RunSpec):
         from ml_core.train.distill.named import named_run
 
-        folder = arguments.out or Path("var") / "runs" / arguments.recipe
         return 0, named_run(base, folder=folder, seed=arguments.seed, inputs=inputs, params=params)
     spec = replace(base, seed=arguments.seed, params={**base.params, **params}, inputs={**base.inputs, **inputs})
-    arguments.folder = arguments.out or Path("var") / "runs" / arguments.recipe
+    arguments.folder = folder
     spec_write(arguments.folder, spec=spec)
     return _train(arguments, rest)
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,11 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, default=Path("var/bench/distill"), help="ledger, logits, teachers, caches")
     parser.add_argument("--device", default="auto", help="cuda where there is one")
     parser.add_argument("--cache", action="store_true", help="teacher's features from the disk: pays on a CPU")
-    parser.add_argument("--shard", default="0/1", help="I/N: the I-th of N processes that share --work and one GPU")
     parser.add_argument("--replicates", type=int, default=REPLICATES)
     parser.add_argument("--text-data", type=Path, help="folder of TASK/{train,dev}.parquet")
     parser.add_argument("--teacher", type=Path, help="folder of the text teacher (config.json, safetensors, tokenizer)")
     parser.add_argument("--student", type=Path, help="folder of the 6 x 384 student's start; random without")
+    parser.add_argument("--general", type=Path, help="folder of other students' starts, from recipes text_general_*")
     parser.add_argument("--films", type=Path, help="folder of chest films with labels.csv")
     parser.add_argument("--stem", type=Path, help="EfficientNet-Lite0 tensors (safetensors); random without")
 
@@ -63,10 +64,10 @@ def run(args: argparse.Namespace, *, trainer: Trainer) -> dict[str, Any]:
         work=args.work,
         device=args.device,
         cached=args.cache,
-        shard=_shard(args.shard),
         text_data=args.text_data,
         teacher=args.teacher,
         student=args.student,
+        general=args.general,
         films=args.films,
         stem=args.stem,
     )
@@ -76,7 +77,9 @@ def run(args: argparse.Namespace, *, trainer: Trainer) -> dict[str, Any]:
     if args.tune:
         path = args.work / "tuned.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(to_mapping(trainer.tune(request, case=args.tune)), indent=1))
+        partial = path.with_suffix(f".{os.getpid()}")  # other processes may be tuning too
+        partial.write_text(json.dumps(to_mapping(trainer.tune(request, case=args.tune)), indent=1))
+        partial.replace(path)
     if args.tuned and not path.exists():
         raise InputError(f"tuned: {path} does not exist")
     tuned = from_mapping(Tuned, json.loads(path.read_text())) if path.exists() else Tuned()
@@ -103,13 +106,6 @@ def merged(old: dict[str, Any], *, new: dict[str, Any]) -> dict[str, Any]:
     before = [{key: value for key, value in old["meta"].items() if key != "earlier"}, *old["meta"].get("earlier", [])]
     earlier = [about for about in before if about["date"] in runs]
     return {"meta": new["meta"] | {"earlier": earlier}, "rows": kept + new["rows"]}
-
-
-def _shard(text: str) -> tuple[int, int]:
-    share, _, shares = text.partition("/")
-    if not (share.isdigit() and shares.isdigit() and int(share) < int(shares)):
-        raise InputError(f"shard: {text!r} is not of the form I/N with I from 0 to N - 1")
-    return int(share), int(shares)
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -33,7 +33,8 @@ class LoopConfig:
     """The source's settings of DFAD training by default (engine.md, section 1).
 
     log_every: steps between two step events; between them nothing waits for the device. checkpoint_steps: steps
-    between two checkpoints; 0 means only at the end of each epoch. Neither changes what is trained.
+    between two checkpoints; 0 means only at the end of each epoch. checkpoint_seconds: an epoch's end writes one only
+    where the last is so old (short trainings cost less to repeat than to save). None changes what is trained.
     """
 
     epochs: int
@@ -44,6 +45,7 @@ class LoopConfig:
     seed: int = 0
     log_every: int = 1
     checkpoint_steps: int = 0
+    checkpoint_seconds: float = 0.0
 
 
 def train(
@@ -102,7 +104,9 @@ def train(
         for epoch in range(done // run.per_epoch, config.epochs):
             _epoch(run, epoch=epoch, done=done, batches=batches, loss=loss, advance=advance)
             done = (epoch + 1) * run.per_epoch
-            _save(run, done=done)
+            # processes under torchrun write together, so no clock may part them
+            if run.world.size > 1 or time.monotonic() - run.saved_at >= config.checkpoint_seconds:
+                _save(run, done=done)
             for model in models.values():
                 model.eval()
             if on_epoch is not None:
@@ -180,6 +184,7 @@ class _Run:
     on_step: Callable[[int], None] | None
     meter: Meter | None
     totals: list[Tensor] = field(default_factory=list)
+    saved_at: float = field(default_factory=time.monotonic)
 
     @property
     def steps(self) -> int:
@@ -317,6 +322,7 @@ def _report_alignment(run: _Run, last: DFADLoss | Tensor | None, *, seconds: flo
 def _save(run: _Run, *, done: int) -> None:
     if run.world.rank == 0:
         checkpoint_save(run.place, models=run.models, optimizer=run.optimizer, config=run.config, steps_done=done)
+    run.saved_at = time.monotonic()
     if run.world.size > 1:
         distributed.barrier()
 
@@ -327,7 +333,7 @@ def _seed(run: _Run, *, step: int) -> None:
 
 
 def _training(config: LoopConfig) -> LoopConfig:
-    return replace(config, log_every=1, checkpoint_steps=0)
+    return replace(config, log_every=1, checkpoint_steps=0, checkpoint_seconds=0.0)
 
 
 def _where(done: int, *, per: int, epochs: int) -> str:

@@ -10,7 +10,7 @@ class Request:
 
     text_data, teacher, student: folders of the text family (teacher's and, optionally, the small student's weights);
     films, stem: folder of labelled films and file of ImageNet tensors. A family whose files are not named has no cases.
-    shard (i, n): only the i-th of n shares of all (case, seed), so that n processes use one GPU.
+    general: folder of starts for the students that have no pretrained weights (recipes text_general_*).
     """
 
     tasks: tuple[str, ...]
@@ -20,10 +20,10 @@ class Request:
     work: Path = Path("var/bench/distill")
     device: str = "auto"
     cached: bool = False
-    shard: tuple[int, int] = (0, 1)
     text_data: Path | None = None
     teacher: Path | None = None
     student: Path | None = None
+    general: Path | None = None
     films: Path | None = None
     stem: Path | None = None
 
@@ -51,3 +51,14 @@ class Distillation:
     case: str
     system: str = "dfad"
     tuned: Tuned = Tuned()
+
+
+@dataclass(frozen=True, kw_only=True)
+class General:
+    """General distillation of one text student from unlabelled text, before any task."""
+
+    name: str
+    student: str
+    epochs: int = 8
+    batch: int = 256
+    rate: float = 5e-4

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ml_core.distill.features import Features
 from ml_core.distill.tasks import text_models
@@ -26,43 +26,50 @@ _OOS = "oos"
 
 @dataclass(frozen=True, kw_only=True)
 class TextSet:
-    """One data set: how many epochs student and teacher learn it, and what is measured first."""
+    """One data set: how many epochs student and teacher learn it in which batches, and what is measured first."""
 
     epochs: int
     teacher_epochs: int
+    batch: int = 64
     metrics: tuple[str, ...] = ("accuracy",)
 
 
-# epochs so that small sets get 1,000 to 3,000 steps of 32 and large ones are seen a few times
+# epochs so that students get 500 to 2,000 steps
 SETS: dict[str, TextSet] = {
-    "sst2": TextSet(epochs=4, teacher_epochs=3),
-    "mrpc": TextSet(epochs=15, teacher_epochs=5, metrics=("f1", "accuracy")),
-    "rte": TextSet(epochs=15, teacher_epochs=8),
-    "cola": TextSet(epochs=12, teacher_epochs=5, metrics=("matthews", "accuracy")),
-    "banking77": TextSet(epochs=20, teacher_epochs=10),
-    "ag_news": TextSet(epochs=10, teacher_epochs=3),
-    "clinc150": TextSet(epochs=12, teacher_epochs=6, metrics=("in-scope accuracy", "out-of-scope recall", "accuracy")),
+    "sst2": TextSet(epochs=2, teacher_epochs=2, batch=128),
+    "mrpc": TextSet(epochs=10, teacher_epochs=5, batch=32, metrics=("f1", "accuracy")),
+    "rte": TextSet(epochs=10, teacher_epochs=8, batch=32),
+    "cola": TextSet(epochs=6, teacher_epochs=4, batch=32, metrics=("matthews", "accuracy")),
+    "banking77": TextSet(epochs=12, teacher_epochs=8),
+    "ag_news": TextSet(epochs=6, teacher_epochs=3),
+    "clinc150": TextSet(epochs=6, teacher_epochs=6, metrics=("in-scope accuracy", "out-of-scope recall", "accuracy")),
 }
 
 
-def cases(data: Path, *, teacher: Path, student: Path | None = None, quick: bool = False) -> list[Case]:
-    """teacher > each student / each data set that the folder holds. `student`: start of the 6 x 384 one."""
+def cases(
+    data: Path, *, teacher: Path, student: Path | None = None, general: Path | None = None, quick: bool = False
+) -> list[Case]:
+    """teacher > each student / each data set that the folder holds.
+
+    student: start of the 6 x 384 one; general: folder of the starts that general distillation gave the others.
+    """
+    starts = text_models.Starts(teacher=teacher, student=student, general=general)
     name = "mpnet" if "mpnet" in text_models.model_type(teacher) else text_models.model_type(teacher)
     found = [task for task in SETS if (data / task / "train.parquet").exists()]
     if not found:
         raise InputError(f"{data}: holds none of {', '.join(SETS)} as TASK/train.parquet")
     made = []
     for task in found:
-        fit = Fit(epochs=1 if quick else SETS[task].teacher_epochs, batch=32, lr=3e-5)
+        fit = Fit(epochs=1 if quick else SETS[task].teacher_epochs, batch=SETS[task].batch, lr=5e-5)
         taught_by = Learner(
             name=name,
             start=f"pretrained ({teacher.name})",
             build=partial(_built, text_models.teacher, teacher),
-            show=_show,
+            show=show,
             fit=fit,
         )
         load = partial(text_task, data, name=task, tokenizer=teacher, most=200 if quick else 0)
-        for learner in _students(task, teacher=teacher, student=student, quick=quick):
+        for learner in _students(task, starts=starts, quick=quick):
             heads = text_models.relation_heads(teacher, learner.name)
             made.append(
                 Case(family=FAMILY, task=task, teacher=taught_by, student=learner, load=load, relation_heads=heads)
@@ -135,13 +142,18 @@ def _read(path: Path, *, most: int) -> _Rows:
 
 
 def _split(rows: _Rows, *, tokens: Any) -> Split:
-    texts = list(zip(*rows.texts, strict=True))
-    ids = tokens(*[list(part) for part in texts], truncation=True, max_length=TOKENS)["input_ids"]
+    texts = [list(part) for part in zip(*rows.texts, strict=True)]
+    return encoded(texts, labels=torch.from_numpy(rows.labels), tokens=tokens)
+
+
+def encoded(texts: Sequence[list[str]], *, labels: Tensor, tokens: Any) -> Split:
+    """Texts, or pairs of texts as two lists, as padded ids of a transformers tokenizer, at most TOKENS each."""
+    ids = tokens(*texts, truncation=True, max_length=TOKENS)["input_ids"]
     length = torch.tensor([len(row) for row in ids])
     padded = torch.full((len(ids), int(length.max())), int(tokens.pad_token_id), dtype=torch.int32)
     for index, row in enumerate(ids):
         padded[index, : len(row)] = torch.tensor(row, dtype=torch.int32)
-    return Split(inputs={"ids": padded, "length": length}, labels=torch.from_numpy(rows.labels))
+    return Split(inputs={"ids": padded, "length": length}, labels=labels)
 
 
 def _metric(name: str, *, names: dict[int, str]) -> Metric:
@@ -153,13 +165,14 @@ def _metric(name: str, *, names: dict[int, str]) -> Metric:
     return {"accuracy": accuracy, "f1": f1, "matthews": matthews}[name]
 
 
-def _students(task: str, *, teacher: Path, student: Path | None, quick: bool) -> Sequence[Learner]:
+def _students(task: str, *, starts: text_models.Starts, quick: bool) -> Sequence[Learner]:
     made = []
     for name in text_models.STUDENTS:
-        fit = Fit(epochs=1 if quick else SETS[task].epochs, batch=32, lr=text_models.rate(name, start=student))
-        build = partial(_student, name, teacher, student)
-        start = text_models.start(name, folder=student)
-        made.append(Learner(name=name, start=start, build=build, show=_show, fit=fit))
+        epochs = 1 if quick else SETS[task].epochs
+        fit = Fit(epochs=epochs, batch=SETS[task].batch, lr=text_models.rate(name, starts=starts))
+        build = partial(_student, name, starts)
+        start = text_models.start(name, starts=starts)
+        made.append(Learner(name=name, start=start, build=build, show=show, fit=fit))
     return made
 
 
@@ -167,9 +180,10 @@ def _built(make: Callable[..., nn.Module], folder: Path, task: Task) -> nn.Modul
     return make(folder, classes=task.classes)
 
 
-def _student(name: str, teacher: Path, student: Path | None, task: Task) -> nn.Module:
-    return text_models.student(name, teacher=teacher, folder=student, classes=task.classes)
+def _student(name: str, starts: text_models.Starts, task: Task) -> nn.Module:
+    return text_models.student(name, starts=starts, classes=task.classes)
 
 
-def _show(model: nn.Module, batch: Batch) -> Features:
+def show(model: nn.Module, batch: Batch) -> Features:
+    """Features of a prepared batch by a TextClassifier."""
     return model(batch["ids"], batch["mask"])

@@ -2,13 +2,15 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ml_core.distill.features import Features
@@ -24,9 +26,27 @@ _SIZES = {
     "factor4x256": (4, 256, 4, 1_024, 64),  # 5.2 M, 21 times smaller than MPNet-base
 }
 STUDENTS = tuple(_SIZES)
+GENERAL = ("factor4x768", "factor4x256")  # neither pretrained nor copied: these want a general stage first
 _COPIED = "layers4x768"
 _PRETRAINED = "bert6x384"
 _MOST_HEADS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Starts:
+    """Where weights come from: the teacher's folder, the 6 x 384 student's, and that of general distillation.
+
+    In `general` lie NAME.safetensors, whose metadata "says" how they were made.
+    """
+
+    teacher: Path
+    student: Path | None = None
+    general: Path | None = None
+
+    def file(self, name: str) -> Path | None:
+        """What general distillation left for this student, if it did."""
+        path = None if self.general is None else self.general / f"{name}.safetensors"
+        return path if path is not None and path.exists() else None
 
 
 class TextClassifier(nn.Module):
@@ -51,19 +71,19 @@ def teacher(folder: Path, *, classes: int) -> TextClassifier:
     return TextClassifier(taps, width=taps.model.config.hidden_size, classes=classes)
 
 
-def student(name: str, *, teacher: Path, folder: Path | None, classes: int) -> TextClassifier:
-    """One of STUDENTS; `folder` holds the start of "bert6x384", which is random without. InputError for other names."""
+def student(name: str, *, starts: Starts, classes: int) -> TextClassifier:
+    """One of STUDENTS from its start. InputError for other names."""
     if name not in _SIZES:
         raise InputError(f"student: unknown {name!r}; there are {', '.join(STUDENTS)}")
     if name == _COPIED:
-        body = _shallow(teacher, layers=_SIZES[name][0])
+        body = _shallow(starts.teacher, layers=_SIZES[name][0])
         return TextClassifier(_taps(body), width=body.config.hidden_size, classes=classes)
-    if name == _PRETRAINED and folder is not None:
-        taps = text_load(folder, head_layers=(-1,), pool="mean", frozen=False)
-        table = torch.tensor(_id_table(teacher, folder))
+    if name == _PRETRAINED and starts.student is not None:
+        taps = text_load(starts.student, head_layers=(-1,), pool="mean", frozen=False)
+        table = torch.tensor(_id_table(starts.teacher, starts.student))
         return TextClassifier(taps, width=taps.model.config.hidden_size, classes=classes, table=table)
     layers, width, heads, ffn, embedding = _SIZES[name]
-    config = _config(teacher)
+    config = _config(starts.teacher)
     transformers = transformers_import()
     # ELECTRA's encoder is BERT's with a projection where the embedding is narrower than the layers
     made = transformers.ElectraConfig(
@@ -75,20 +95,28 @@ def student(name: str, *, teacher: Path, folder: Path | None, classes: int) -> T
         intermediate_size=ffn,
         pad_token_id=config.get("pad_token_id", 0),
     )
-    return TextClassifier(_taps(transformers.ElectraModel(made)), width=width, classes=classes)
+    model = TextClassifier(_taps(transformers.ElectraModel(made)), width=width, classes=classes)
+    if (path := starts.file(name)) is not None:
+        model.taps.load_state_dict(load_file(path))
+    return model
 
 
-def start(name: str, *, folder: Path | None) -> str:
+def start(name: str, *, starts: Starts) -> str:
     """The weights that the student starts from, in words."""
     if name == _COPIED:
         return "teacher's layers, evenly spread, before fine-tuning"
-    return f"pretrained ({folder.name})" if name == _PRETRAINED and folder is not None else "random"
+    if name == _PRETRAINED and starts.student is not None:
+        return f"pretrained ({starts.student.name})"
+    path = starts.file(name)
+    if path is None:
+        return "random"
+    with safe_open(path, framework="pt") as stream:
+        return str(stream.metadata()["says"])
 
 
-def rate(name: str, *, start: Path | None) -> float:
-    """Learning rate: pretrained weights move less."""
-    pretrained = name == _COPIED or (name == _PRETRAINED and start is not None)
-    return 1e-4 if pretrained else 5e-4
+def rate(name: str, *, starts: Starts) -> float:
+    """Learning rate: weights that know something move less."""
+    return 5e-4 if start(name, starts=starts) == "random" else 1e-4
 
 
 def relation_heads(teacher: Path, name: str) -> int:

@@ -70,7 +70,6 @@ def _plan(request: Request, *, tuned: Tuned) -> protocol.Plan:
         work=request.work,
         device=device_named(request.device),
         cached=request.cached,
-        shard=request.shard,
     )
 
 
@@ -98,7 +97,10 @@ def _text(request: Request) -> list[Case]:
 
     if request.text_data is None or request.teacher is None:
         return []
-    return text.cases(request.text_data, teacher=request.teacher, student=request.student, quick=request.quick)
+    return text.cases(
+        request.text_data, teacher=request.teacher, student=request.student, general=request.general,
+        quick=request.quick,
+    )  # fmt: skip
 
 
 def _films(request: Request) -> list[Case]:

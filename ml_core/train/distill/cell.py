@@ -25,19 +25,19 @@ from ml_core.quant.scheme import fake_activation
 from ml_core.seed import derive, seed_all
 from ml_core.train.distill.ledger import file_name, settings_digest
 from ml_core.train.distill.model import logits_of, model_train, shower, values_of
-from ml_core.train.distill.teacher import Teacher
+from ml_core.train.distill.teacher import Teacher, teacher_recipe
 
 _MEASURED_ROWS = 128
 
 
-def cell_settings(case: Case, task: Task, *, system: str, tuned: Tuned, teacher: Teacher) -> str:
+def cell_settings(case: Case, task: Task, *, system: str, tuned: Tuned) -> str:
     """Digest of everything that the cell's result depends on, but the seed, the device and the teacher's last bits."""
     body: dict[str, Any] = {
         "dfad": to_mapping(config_of(system, tuned=tuned, relation_heads=case.relation_heads)),
         "fit": to_mapping(case.student.fit),
         "start": case.student.start,
         "data": task.digest,
-        "teacher": teacher.recipe,
+        "teacher": teacher_recipe(case, task),
         "system": system,
     }
     if case.student.bits:
@@ -94,7 +94,7 @@ def cell_run(
 
     outputs = logits_of(say, task=task, split=task.test)
     dev = values_of(logits_of(say, task=task, split=task.dev), task=task, split=task.dev)
-    settings = cell_settings(case, task, system=system, tuned=tuned, teacher=teacher)
+    settings = cell_settings(case, task, system=system, tuned=tuned)
     cell = Cell(
         case=case.name,
         system=name or system,

@@ -22,10 +22,21 @@ class Ledger:
         self.path = folder / CELLS
         (folder / "outputs").mkdir(parents=True, exist_ok=True)
         self._cells: dict[tuple[str, str, int, str], Cell] = {}
-        if self.path.exists():
-            for line in self.path.read_text().splitlines():
-                if (body := _parsed(line)) is not None:
-                    self._keep(from_mapping(Cell, body))
+        self._read = 0
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read what other processes have added."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as stream:
+            stream.seek(self._read)
+            lines = stream.read()
+        whole = lines[: lines.rfind(b"\n") + 1]  # a line that is being written is read the next time
+        self._read += len(whole)
+        for line in whole.decode().splitlines():
+            if (body := _parsed(line)) is not None:
+                self._keep(from_mapping(Cell, body))
 
     def find(self, *, case: str, system: str, seed: int, settings: str) -> Cell | None:
         """The last such cell that was finished under the same settings, if its logits are there."""

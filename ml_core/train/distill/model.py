@@ -17,6 +17,7 @@ from ml_core.seed import derive, numpy_generator, torch_generator
 from ml_core.train.loop import LoopConfig, LossOf, train
 
 _EVAL_BATCH = 256
+_CHECKPOINT_SECONDS = 60.0
 
 
 def model_train(
@@ -40,6 +41,7 @@ def model_train(
         accumulation=1,
         seed=derive(seed, "loop", task.name) % 2**31,
         log_every=per_epoch,
+        checkpoint_seconds=_CHECKPOINT_SECONDS,
     )
 
     def batches(epoch: int) -> Iterator[Batch]:
@@ -101,21 +103,22 @@ def on_device(task: Task, device: torch.device) -> Task:
     return replace(task, train=task.train.to(device), dev=task.dev.to(device), test=task.test.to(device))
 
 
-def tensors_of(shown: Features) -> list[Tensor]:
-    """Every tensor of the features, in a fixed order; what is None is left out."""
+def token_tensors(shown: Features) -> tuple[list[Tensor], list[Tensor]]:
+    """Tensors with one vector a token (b n d), and those with one value a row (b …), each in a fixed order."""
     heads = [x for taps in shown.heads for x in (taps.q, taps.k, taps.v)]
-    return [*shown.layers, shown.pooled, *(x for x in (shown.mask, shown.logits) if x is not None), *heads]
+    rows = [shown.pooled] if shown.logits is None else [shown.pooled, shown.logits]
+    return [*shown.layers, *heads], rows
 
 
-def with_tensors(like: Features, tensors: Sequence[Tensor]) -> Features:
-    """Features of the same form as `like` that hold these tensors (in the order of tensors_of)."""
-    given = iter(tensors)
+def with_tensors(like: Features, *, tokens: Sequence[Tensor], rows: Sequence[Tensor], mask: Tensor | None) -> Features:
+    """Features of the same form as `like` that hold these tensors (in the order of token_tensors)."""
+    given, whole = iter(tokens), iter(rows)
     return replace(
         like,
         layers=tuple(next(given) for _ in like.layers),
-        pooled=next(given),
-        mask=None if like.mask is None else next(given),
-        logits=None if like.logits is None else next(given),
+        pooled=next(whole),
+        mask=mask,
+        logits=None if like.logits is None else next(whole),
         heads=tuple(replace(taps, q=next(given), k=next(given), v=next(given)) for taps in like.heads),
     )
 

@@ -7,23 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from ml_core.config import to_mapping
-from ml_core.distill.tasks.request import Distillation, Request, Tuned
+from ml_core.distill.tasks.request import Distillation, General, Request, Tuned
 from ml_core.distill.tasks.systems import names_expand
 from ml_core.errors import InputError
 from ml_core.train.distill.catalogue import cases_named, device_named
 from ml_core.train.distill.cell import cell_run, student_save
+from ml_core.train.distill.general import general_run
 from ml_core.train.distill.ledger import Ledger
 from ml_core.train.distill.model import on_device
 from ml_core.train.distill.teacher import teacher_ready
 
 RESULT, STUDENT = "result.json", "student.safetensors"
-_INPUTS = ("text_data", "teacher", "student", "films", "stem")
+_INPUTS = ("text_data", "teacher", "student", "general", "films", "stem")
 _KNOBS = tuple(field.name for field in fields(Tuned) if field.name != "tuned_on")
 _PARAMS = ("system", "device", "quick", *_KNOBS)
 
 
 def named_run(
-    recipe: Distillation,
+    recipe: Distillation | General,
     *,
     folder: Path,
     seed: int,
@@ -32,9 +33,11 @@ def named_run(
 ) -> dict[str, Any]:
     """Run it; returns the content of FOLDER/result.json. The student and its events, the teacher and logits lie beside.
 
-    inputs: text_data, teacher, student, films, stem. params: system, device, quick (1), and the settings of Tuned.
+    inputs: text_data, teacher, student, general, films, stem. params: system, device, quick (1), and those of Tuned.
     Interrupted and called again it goes on behind the last whole epoch. Raises InputError for unknown names.
     """
+    if isinstance(recipe, General):
+        return general_run(recipe, folder=folder, seed=seed, inputs=inputs, params=params)
     _check(inputs, known=_INPUTS, what="inputs")
     _check(params, known=_PARAMS, what="params")
     system = str(params.get("system", recipe.system))
@@ -61,7 +64,7 @@ def named_run(
         "recipe": recipe.name,
         "cell": to_mapping(cell),
         "tuned": to_mapping(tuned),
-        "teacher": {"digest": teacher.digest, "params": teacher.params, "values": teacher.values},
+        "teacher": {"digest": teacher.digest, "params": teacher.said.params, "values": teacher.said.values},
         "data": task.digest,
     }
     (folder / RESULT).write_text(json.dumps(result, indent=1))

@@ -1,8 +1,11 @@
 """The protocol: every system on every case under every seed, each cell once; tuning on one case's dev split."""
 
 import gc
+import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -13,21 +16,23 @@ from ml_core.distill.tasks.systems import applies
 from ml_core.distill.tasks.task import Case, Task
 from ml_core.train.distill.cell import cell_run, cell_settings
 from ml_core.train.distill.ledger import Ledger, file_name
+from ml_core.train.distill.locks import locked
 from ml_core.train.distill.model import on_device, truth_of
-from ml_core.train.distill.teacher import Teacher, teacher_ready
+from ml_core.train.distill.teacher import Teacher, teacher_ready, teacher_said
 
 Say = Callable[[str], None]
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
 SHARES = (0.5, 0.9)
 ALPHAS = (0.1, 0.3, 0.6, 0.9)
 TUNING_SEEDS = (900_001, 900_002)  # none that a result is reported for
+_WAIT = 0.5  # seconds between two looks at what others have finished
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What to run, and where: `work` holds the ledger, logits, teachers and their caches.
 
-    shard (i, n): of all (case, seed) the i-th of n shares; several processes may share `work`.
+    Several processes may be given one plan and one `work`: each takes what no other is at.
     """
 
     cases: Sequence[Case]
@@ -37,122 +42,147 @@ class Plan:
     work: Path
     device: torch.device
     cached: bool = False
-    shard: tuple[int, int] = (0, 1)
 
 
 def measure(plan: Plan, *, say: Say = print) -> list[CaseResult]:
-    """Run what the ledger lacks; returns all cells of the plan (of its shard). Called again after a cut it goes on.
+    """Run what the ledger lacks; returns all cells of the plan. Called again after a cut it goes on.
 
-    All systems of one case and seed learn from one teacher, to the last bit: where a teacher had to be trained again
-    on another machine, a seed that is not finished starts over.
+    What other processes are at is left to them, and waited for at the end. All systems of one case and seed learn from
+    one teacher, to the last bit: where a teacher had to be trained again on another machine, a seed that is not
+    finished starts over.
     """
     ledger = Ledger(plan.work)
-    results = []
-    for index, case in enumerate(plan.cases):
-        share, shares = plan.shard
-        seeds = [seed for seed in range(plan.seeds) if (index * plan.seeds + seed) % shares == share]
-        if seeds:
-            results.append(_case(case, plan, seeds=seeds, ledger=ledger, say=say))
-        gc.collect()
-    return results
+    left = [(case, seed) for case in plan.cases for seed in range(plan.seeds)]
+    while left:
+        others = []
+        for case in plan.cases:
+            stage = _Stage(case, plan, ledger=ledger, say=say)
+            others += [(case, seed) for owner, seed in left if owner is case and not stage.seed(seed)]
+            gc.collect()
+        left = others
+        if left:
+            time.sleep(_WAIT)
+    return [_Stage(case, plan, ledger=ledger, say=say).result() for case in plan.cases]
 
 
 def tune(case: Case, plan: Plan, *, say: Say = print) -> Tuned:
     """Settings by the mean dev value over TUNING_SEEDS on one case: KD's temperature and share (8 trials), then, at
 
     KD's best, the weight alpha of FitNets, MiniLM and DFAD (4 trials each). As published has nothing to tune. Ties go
-    to the earlier trial.
+    to the earlier trial. Other processes may be at the same trials: each is run once.
     """
-    ledger = Ledger(plan.work)
-    task, teacher = _ready(case, plan)
+    stage = _Stage(case, plan, ledger=Ledger(plan.work), say=say)
     tuned = replace(plan.tuned, tuned_on=case.task)
-
-    def best(system: str, trials: list[Tuned]) -> Tuned:
-        means = [_trial(case, task, plan, teacher, ledger, system=system, tuned=trial, say=say) for trial in trials]
-        return trials[max(range(len(trials)), key=lambda index: means[index])]
-
-    tuned = best("kd", [replace(tuned, temperature=t, share=s) for t in TEMPERATURES for s in SHARES])
-    for system in ("fitnets", "minilm", "dfad"):
-        if applies(system, case):
-            tuned = best(system, [replace(tuned, **{f"{system}_alpha": alpha}) for alpha in ALPHAS])
-    return tuned
+    logits = [replace(tuned, temperature=t, share=s) for t in TEMPERATURES for s in SHARES]
+    tuned = stage.best({"kd": logits})["kd"]
+    systems = [s for s in ("fitnets", "minilm", "dfad") if applies(s, case)]
+    alphas = {s: [replace(tuned, **{f"{s}_alpha": alpha}) for alpha in ALPHAS] for s in systems}
+    best = stage.best(alphas)
+    return replace(tuned, **{f"{s}_alpha": getattr(best[s], f"{s}_alpha") for s in systems})
 
 
-def _case(case: Case, plan: Plan, *, seeds: Sequence[int], ledger: Ledger, say: Say) -> CaseResult:
-    task, teacher = _ready(case, plan)
-    say(f"{case.name}: teacher {task.metric} {teacher.values[task.metric]:.4f}, {teacher.params} parameters")
-    systems = [system for system in plan.systems if applies(system, case)]
-    cells: list[Cell] = []
-    # seed by seed, so that whatever is there when a run is cut off is paired
-    for seed in seeds:
-        cells += _seed(case, task, plan, teacher, ledger, systems=systems, seed=seed, say=say)
-    labels, weight = truth_of(task.test)
-    return CaseResult(
-        case=case.name,
-        metrics=task.metrics,
-        labels=labels,
-        weight=weight,
-        cells=tuple(cells),
-        outputs={(cell.system, cell.seed): ledger.outputs(cell) for cell in cells},
-        teacher=teacher.outputs,
-        teacher_params=teacher.params,
-        teacher_start=case.teacher.start,
-        student_start=case.student.start,
-        params=cells[0].params if cells else 0,
-        tuned_here=bool(plan.tuned.tuned_on) and plan.tuned.tuned_on == case.task,
-    )
+class _Stage:
+    """One case under a plan; its data and its teacher are loaded when they are first needed."""
+
+    def __init__(self, case: Case, plan: Plan, *, ledger: Ledger, say: Say) -> None:
+        self._case, self._plan, self._ledger, self._say = case, plan, ledger, say
+        self._systems = [s for s in plan.systems if applies(s, case)]
+
+    @cached_property
+    def _task(self) -> Task:
+        return on_device(self._case.load(), self._plan.device)
+
+    @cached_property
+    def _teacher(self) -> Teacher:
+        plan, task = self._plan, self._task
+        made = teacher_ready(self._case, task, folder=plan.work / "teachers", device=plan.device, cached=plan.cached)
+        value = made.said.values[task.metric]
+        self._say(f"{self._case.name}: teacher {task.metric} {value:.4f}, {made.said.params} parameters")
+        return made
+
+    def seed(self, seed: int) -> bool:
+        """All systems under one seed; False where another process is at it."""
+        with self._mine(self._case.name, seed) as mine:
+            if mine and not self._there(seed):
+                for system in self._systems:
+                    self._cell(self._plan.tuned, system=system, seed=seed)
+            return mine
+
+    def best(self, trials: dict[str, list[Tuned]]) -> dict[str, Tuned]:
+        """Of each system the settings with the best mean dev value, the earlier of equals."""
+        wanted = [(system, trial, seed) for system, some in trials.items() for trial in some for seed in TUNING_SEEDS]
+        values: dict[tuple[str, Tuned, int], float] = {}
+        while len(values) < len(wanted):
+            for key in wanted:
+                system, trial, seed = key
+                name = _trial_name(system, trial)
+                if key not in values:
+                    with self._mine(self._case.name, name, seed) as mine:
+                        if mine:
+                            values[key] = self._cell(trial, system=system, seed=seed, name=name).dev
+            if len(values) < len(wanted):
+                time.sleep(_WAIT)
+        means = {s: [sum(values[s, t, n] for n in TUNING_SEEDS) for t in some] for s, some in trials.items()}
+        return {s: some[means[s].index(max(means[s]))] for s, some in trials.items()}
+
+    def result(self) -> CaseResult:
+        """Of all seeds, which must be there."""
+        case, task = self._case, self._task
+        cells = [cell for seed in range(self._plan.seeds) for cell in self._found(seed) if cell is not None]
+        labels, weight = truth_of(task.test)
+        digest = cells[-1].teacher
+        found = teacher_said(case, task, folder=self._plan.work / "teachers", digest=digest)
+        said = self._teacher.said if found is None else found
+        return CaseResult(
+            case=case.name,
+            metrics=task.metrics,
+            labels=labels,
+            weight=weight,
+            cells=tuple(cells),
+            outputs={(cell.system, cell.seed): self._ledger.outputs(cell) for cell in cells},
+            teacher=said.outputs,
+            teacher_params=said.params,
+            teacher_start=case.teacher.start,
+            student_start=case.student.start,
+            params=cells[0].params,
+            tuned_here=bool(self._plan.tuned.tuned_on) and self._plan.tuned.tuned_on == case.task,
+        )
+
+    def _mine(self, *words: str | int) -> AbstractContextManager[bool]:
+        return locked(self._plan.work / "locks" / file_name(*words), wait=False)
+
+    def _there(self, seed: int) -> bool:
+        self._ledger.refresh()
+        found = self._found(seed)
+        there = [cell for cell in found if cell is not None]
+        return len(there) == len(found) and len({cell.teacher for cell in there}) <= 1
+
+    def _found(self, seed: int) -> list[Cell | None]:
+        return [self._find(self._plan.tuned, system=system, seed=seed) for system in self._systems]
+
+    def _find(self, tuned: Tuned, *, system: str, seed: int, name: str = "") -> Cell | None:
+        settings = cell_settings(self._case, self._task, system=system, tuned=tuned)
+        return self._ledger.find(case=self._case.name, system=name or system, seed=seed, settings=settings)
+
+    def _cell(self, tuned: Tuned, *, system: str, seed: int, name: str = "") -> Cell:
+        case, task, teacher = self._case, self._task, self._teacher
+        self._ledger.refresh()
+        found = self._find(tuned, system=system, seed=seed, name=name)
+        if found is not None and found.teacher == teacher.digest:
+            return found
+        settings = cell_settings(case, task, system=system, tuned=tuned)
+        folder = self._plan.work / "running" / file_name(case.name, name or system, seed, settings)
+        cell, outputs, _ = cell_run(
+            case, task, system=system, seed=seed, tuned=tuned, teacher=teacher, folder=folder,
+            device=self._plan.device, name=name,
+        )  # fmt: skip
+        self._ledger.add(cell, outputs=outputs)
+        value = cell.values[task.metric]
+        self._say(f"{case.name} {cell.system} seed {seed}: {task.metric} {value:.4f} in {cell.seconds:.1f} s")
+        return cell
 
 
-def _seed(
-    case: Case, task: Task, plan: Plan, teacher: Teacher, ledger: Ledger, *, systems: Sequence[str], seed: int, say: Say
-) -> list[Cell]:
-    settings = {s: cell_settings(case, task, system=s, tuned=plan.tuned, teacher=teacher) for s in systems}
-    found = [ledger.find(case=case.name, system=s, seed=seed, settings=settings[s]) for s in systems]
-    there = [cell for cell in found if cell is not None]
-    if len(there) == len(systems) and len({cell.teacher for cell in there}) <= 1:
-        return there
-    return [_cell(case, task, plan, teacher, ledger, system=system, seed=seed, say=say) for system in systems]
-
-
-def _ready(case: Case, plan: Plan) -> tuple[Task, Teacher]:
-    task = on_device(case.load(), plan.device)
-    return task, teacher_ready(case, task, folder=plan.work / "teachers", device=plan.device, cached=plan.cached)
-
-
-def _trial(
-    case: Case, task: Task, plan: Plan, teacher: Teacher, ledger: Ledger, *, system: str, tuned: Tuned, say: Say
-) -> float:
+def _trial_name(system: str, tuned: Tuned) -> str:
     knobs = {"kd": (tuned.temperature, tuned.share), "fitnets": (tuned.fitnets_alpha,),
              "minilm": (tuned.minilm_alpha,), "dfad": (tuned.dfad_alpha,)}[system]  # fmt: skip
-    name = file_name("tune", system, *(str(value) for value in knobs))
-    inner = replace(plan, tuned=tuned)
-    cells = [
-        _cell(case, task, inner, teacher, ledger, system=system, seed=seed, name=name, say=say) for seed in TUNING_SEEDS
-    ]
-    return sum(cell.dev for cell in cells) / len(cells)
-
-
-def _cell(
-    case: Case,
-    task: Task,
-    plan: Plan,
-    teacher: Teacher,
-    ledger: Ledger,
-    *,
-    system: str,
-    seed: int,
-    say: Say,
-    name: str = "",
-) -> Cell:
-    settings = cell_settings(case, task, system=system, tuned=plan.tuned, teacher=teacher)
-    found = ledger.find(case=case.name, system=name or system, seed=seed, settings=settings)
-    if found is not None and found.teacher == teacher.digest:
-        return found
-    folder = plan.work / "running" / file_name(case.name, name or system, seed, settings)
-    cell, outputs, _ = cell_run(
-        case, task, system=system, seed=seed, tuned=plan.tuned, teacher=teacher, folder=folder, device=plan.device,
-        name=name,
-    )  # fmt: skip
-    ledger.add(cell, outputs=outputs)
-    say(f"{case.name} {cell.system} seed {seed}: {task.metric} {cell.values[task.metric]:.4f} in {cell.seconds:.1f} s")
-    return cell
+    return file_name("tune", system, *(str(value) for value in knobs))

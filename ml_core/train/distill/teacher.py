@@ -1,9 +1,8 @@
 """A case's teacher: trained once a task on its labels, kept as safetensors, shown live or from the cache."""
 
-import fcntl
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,47 +20,57 @@ from ml_core.distill.tasks.task import Batch, Case, Task, parameters_count
 from ml_core.events import EventLog
 from ml_core.seed import derive, seed_all
 from ml_core.train.distill.ledger import file_name, settings_digest
-from ml_core.train.distill.model import logits_of, model_train, shower, tensors_of, values_of, with_tensors
+from ml_core.train.distill.locks import locked
+from ml_core.train.distill.memory import FeatureMemory
+from ml_core.train.distill.model import logits_of, model_train, shower, values_of
 
 _SEED = 0
-_IN_MEMORY = 512 * 2**20
-_ROWS = 256
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Teacher:
-    """show: features of a prepared training batch, without gradient. outputs: its test logits (n c).
+class TeacherSaid:
+    """What a teacher says of the test split: logits (n c), their values by metric. params: how many numbers it has."""
 
-    digest: of its weights. recipe: of its data and settings alone; the same recipe on another GPU has another digest.
-    """
-
-    show: Callable[[Batch], Features]
-    digest: str
-    recipe: str
     outputs: NDArray[Any]
     values: dict[str, float]
     params: int
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Teacher:
+    """show: features of a prepared training batch, without gradient. digest: of its weights (a machine's own)."""
+
+    show: Callable[[Batch], Features]
+    digest: str
+    said: TeacherSaid
+
+
+def teacher_recipe(case: Case, task: Task) -> str:
+    """Digest of the teacher's data and settings; no weights are needed to know it."""
+    fit = case.teacher.fit
+    named = [case.teacher.name, case.teacher.start]
+    return settings_digest({"data": task.digest, "fit": None if fit is None else to_mapping(fit), "of": named})
+
+
+def teacher_said(case: Case, task: Task, *, folder: Path, digest: str) -> TeacherSaid | None:
+    """What the teacher of that digest said, if it stands in FOLDER: its weights need not be there any more."""
+    logits, values = _files(_place(case, task, folder=folder), digest)
+    return _read(logits, values) if values.exists() and logits.exists() else None
+
+
 def teacher_ready(case: Case, task: Task, *, folder: Path, device: torch.device, cached: bool) -> Teacher:
     """The teacher, trained in FOLDER unless it is there already (of the same data and settings).
 
-    Where nothing varies a batch, small features of the training rows are kept in memory, in full; with `cached` those
-    of any size come from the disk (TeacherCache), which pays on a CPU with a large teacher.
+    Where nothing varies a batch, features of the training rows that fit are kept in memory (FeatureMemory); with
+    `cached` those of any size come from the disk (TeacherCache), which pays on a CPU with a large teacher.
     """
     learner = case.teacher
-    about = {
-        "data": task.digest,
-        "fit": None if learner.fit is None else to_mapping(learner.fit),
-        "of": [learner.name, learner.start],
-    }
-    recipe = settings_digest(about)
-    place = folder / file_name(learner.name, task.name, recipe)
+    place = _place(case, task, folder=folder)
     place.mkdir(parents=True, exist_ok=True)
     seed_all(derive(_SEED, "teacher", learner.name, task.name))
     model = learner.build(task).to(device)
     if learner.fit is not None:
-        with _alone(place):
+        with locked(place / "lock"):  # the others find what the first has trained
             _trained(case, task, model, place=place, device=device)
     model.eval().requires_grad_(False)
     show = shower(learner, device=device)
@@ -70,22 +79,21 @@ def teacher_ready(case: Case, task: Task, *, folder: Path, device: torch.device,
         with torch.no_grad():
             return show(model, batch)
 
-    outputs = _outputs(live, task=task, place=place)
     digest = module_digest(model)
+    params = parameters_count(learner, model)
+    said = _said(live, task=task, place=place, digest=digest, params=params)
     taught: Callable[[Batch], Features] = live
     if task.augment is None and learner.fit is not None:
+        memory = FeatureMemory(live, task=task)
         if cached:
             taught = _from_disk(live, task=task, place=place, digest=digest, device=device)
-        elif _bytes_whole(live, task=task) <= _IN_MEMORY:
-            taught = _from_memory(live, task=task)
-    return Teacher(
-        show=taught,
-        digest=digest,
-        recipe=recipe,
-        outputs=outputs,
-        values=values_of(outputs, task=task, split=task.test),
-        params=parameters_count(learner, model),
-    )
+        elif memory.fits:
+            taught = memory
+    return Teacher(show=taught, digest=digest, said=said)
+
+
+def _place(case: Case, task: Task, *, folder: Path) -> Path:
+    return folder / file_name(case.teacher.name, task.name, teacher_recipe(case, task))
 
 
 def _trained(case: Case, task: Task, model: nn.Module, *, place: Path, device: torch.device) -> None:
@@ -111,42 +119,30 @@ def _trained(case: Case, task: Task, model: nn.Module, *, place: Path, device: t
     (place / "checkpoints" / "last.safetensors").unlink(missing_ok=True)
 
 
-@contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    """One process at a time: the others find what the first has trained."""
-    with (place / "lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+def _said(live: Callable[[Batch], Features], *, task: Task, place: Path, digest: str, params: int) -> "TeacherSaid":
+    """Test logits and values; those on dev and train are written beside. Computed once."""
+    logits, values = _files(place, digest)
+    if not values.exists():
+        outputs = logits_of(live, task=task, split=task.test)
+        found = {name: values_of(logits_of(live, task=task, split=split), task=task, split=split)
+                 for name, split in (("train", task.train), ("dev", task.dev))}  # fmt: skip
+        found["test"] = values_of(outputs, task=task, split=task.test)
+        partial = place / f".{os.getpid()}.partial"
+        with partial.open("wb") as stream:
+            np.save(stream, outputs)
+        partial.replace(logits)
+        partial.write_text(json.dumps({"params": params, "values": found}, indent=1))
+        partial.replace(values)
+    return _read(logits, values)
 
 
-def _outputs(live: Callable[[Batch], Features], *, task: Task, place: Path) -> NDArray[Any]:
-    outputs = logits_of(live, task=task, split=task.test)
-    np.save(place / "test-logits.npy", outputs)
-    values = {name: values_of(logits_of(live, task=task, split=split), task=task, split=split)
-              for name, split in (("train", task.train), ("dev", task.dev))}  # fmt: skip
-    values["test"] = values_of(outputs, task=task, split=task.test)
-    (place / "values.json").write_text(json.dumps(values, indent=1))
-    return outputs
+def _files(place: Path, digest: str) -> tuple[Path, Path]:
+    return place / f"test-logits-{digest[:16]}.npy", place / f"values-{digest[:16]}.json"
 
 
-def _bytes_whole(live: Callable[[Batch], Features], *, task: Task) -> int:
-    """Bytes of the features of all training rows, by the first few; none where rows differ in length."""
-    if "length" in task.train.inputs:
-        return _IN_MEMORY + 1
-    few = min(8, len(task.train))
-    return sum(x.nbytes for x in tensors_of(live(_batch(task, 0, few)))) * len(task.train) // few
-
-
-def _from_memory(live: Callable[[Batch], Features], *, task: Task) -> Callable[[Batch], Features]:
-    rows = len(task.train)
-    parts = [live(_batch(task, start, min(start + _ROWS, rows))) for start in range(0, rows, _ROWS)]
-    first = parts[0]
-    columns = [torch.cat(column) for column in zip(*map(tensors_of, parts), strict=True)]
-
-    def read(batch: Batch) -> Features:
-        return with_tensors(first, [column[batch["rows"]] for column in columns])
-
-    return read
+def _read(logits: Path, values: Path) -> "TeacherSaid":
+    body = json.loads(values.read_text())
+    return TeacherSaid(outputs=np.load(logits), values=body["values"]["test"], params=body["params"])
 
 
 def _batch(task: Task, start: int, stop: int) -> Batch:

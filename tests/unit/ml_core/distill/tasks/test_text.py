@@ -57,7 +57,7 @@ def test_out_of_scope_is_a_metric_where_there_is_such_a_class(places):
 
 def test_a_pretrained_student_gets_its_own_ids_of_the_same_words(places):
     _, teacher, mini = places
-    model = text_models.student("bert6x384", teacher=teacher, folder=mini, classes=2)
+    model = text_models.student("bert6x384", starts=text_models.Starts(teacher=teacher, student=mini), classes=2)
     auto = transformers_import().AutoTokenizer
     theirs, mine = (auto.from_pretrained(folder) for folder in (teacher, mini))
     ids = theirs(["the film was very good"])["input_ids"]
@@ -68,7 +68,7 @@ def test_a_pretrained_student_gets_its_own_ids_of_the_same_words(places):
 def test_the_copied_student_starts_from_the_teachers_layers_evenly_spread(places):
     teacher = places[1]
     whole = text_models.teacher(teacher, classes=2).taps.model
-    student = text_models.student("layers4x768", teacher=teacher, folder=None, classes=2).taps.model
+    student = text_models.student("layers4x768", starts=text_models.Starts(teacher=teacher), classes=2).taps.model
     kept = [1, 2, 3, 5]
     assert len(student.encoder.layer) == 4
     for own, index in zip(student.encoder.layer, kept, strict=True):
@@ -80,7 +80,7 @@ def test_the_copied_student_starts_from_the_teachers_layers_evenly_spread(places
 def test_random_students_have_the_sizes_that_they_are_called_by(name, millions, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "mpnet", "vocab_size": 30527, "hidden_size": 768}')
     with torch.device("meta"):
-        model = text_models.student(name, teacher=tmp_path, folder=None, classes=2)
+        model = text_models.student(name, starts=text_models.Starts(teacher=tmp_path), classes=2)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.35)
     assert text_models.relation_heads(tmp_path, name) in {8, 12}
     if name == "factor4x256":
@@ -89,4 +89,4 @@ def test_random_students_have_the_sizes_that_they_are_called_by(name, millions, 
 
 def test_an_unknown_student_is_an_error(places):
     with pytest.raises(InputError, match="bert6x384"):
-        text_models.student("nix", teacher=places[1], folder=None, classes=2)
+        text_models.student("nix", starts=text_models.Starts(teacher=places[1]), classes=2)

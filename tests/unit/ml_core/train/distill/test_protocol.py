@@ -1,6 +1,8 @@
 """The protocol: one start and one order for all systems, cells once each, going on where it was cut off."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +12,16 @@ import torch
 from ml_core.distill.tasks.request import Tuned
 from ml_core.train.distill import cell as cells
 from ml_core.train.distill import protocol
+from ml_core.train.distill.ledger import file_name
 from ml_core.train.distill.protocol import measure, tune
+
+HOLD = """
+import fcntl, sys
+stream = open(sys.argv[1], "w")
+fcntl.flock(stream, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
 
 
 def quiet(text):
@@ -100,15 +111,15 @@ def test_the_alignment_after_the_first_and_last_epoch_is_kept(plan):
 def test_tuning_takes_the_best_mean_on_dev_and_says_on_what(plan, monkeypatch):
     tried = []
 
-    def cell(case, task, plan, teacher, ledger, *, system, seed, name, say):
+    def cell(stage, tuned, *, system, seed, name):
         tried.append((system, name, seed))
-        good = (plan.tuned.temperature, plan.tuned.share) == (4.0, 0.9)
+        good = (tuned.temperature, tuned.share) == (4.0, 0.9)
         alphas = {"fitnets": 0.3, "minilm": 0.1, "dfad": 0.6}
         if system in alphas:
-            good = good and plan.tuned.__getattribute__(f"{system}_alpha") == alphas[system]
+            good = good and getattr(tuned, f"{system}_alpha") == alphas[system]
         return type("Cell", (), {"dev": float(good)})()
 
-    monkeypatch.setattr(protocol, "_cell", cell)
+    monkeypatch.setattr(protocol._Stage, "_cell", cell)
     tuned = tune(plan().cases[0], plan(), say=quiet)
     assert tuned == Tuned(
         tuned_on="digits", temperature=4.0, share=0.9, fitnets_alpha=0.3, minilm_alpha=0.1, dfad_alpha=0.6
@@ -126,12 +137,43 @@ def test_a_ledgers_lines_are_json_with_the_settings_digest(plan, tmp_path):
     assert not (tmp_path / "running").exists() or not any((tmp_path / "running").iterdir())
 
 
-def test_shares_of_several_processes_are_the_whole(plan):
-    cases = plan().cases
-    for share in range(3):
-        measure(plan(cases=cases, seeds=3, shard=(share, 3)), say=quiet)
-    whole = measure(plan(cases=cases, seeds=3), say=lambda text: pytest.fail(text) if " seed " in text else None)[0]
-    assert {(cell.system, cell.seed) for cell in whole.cells} == {(s, n) for s in ("ce", "dfad") for n in range(3)}
+def test_what_another_process_is_at_is_left_to_it_and_waited_for(plan, monkeypatch, tmp_path):
+    case, ran = plan().cases[0], []
+    real = protocol.cell_run
+
+    def spy(*arguments, **options):
+        ran.append((options["system"], options["seed"]))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(protocol, "cell_run", spy)
+    path = tmp_path / "locks" / file_name(case.name, 0)
+    path.parent.mkdir(parents=True)
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "held\n"
+    slept = []
+
+    def finished(seconds):
+        slept.append(list(ran))
+        other.communicate("done")  # the other process ends without having finished: its seed is free again
+
+    monkeypatch.setattr(protocol.time, "sleep", finished)
+    result = measure(plan(seeds=2), say=quiet)[0]
+    assert slept == [[("ce", 1), ("dfad", 1)]]
+    assert ran == [("ce", 1), ("dfad", 1), ("ce", 0), ("dfad", 0)]
+    assert {(cell.system, cell.seed) for cell in result.cells} == {(s, n) for s in ("ce", "dfad") for n in range(2)}
+
+
+def test_two_processes_run_each_cell_once_and_both_know_all(tmp_path):
+    words = ["bench", "distill", "--tasks", "vit96x6>vit32x3/digits", "--systems", "ce,kd", "--seeds", "3", "--quick"]
+    command = [sys.executable, "-m", "ml_core", *words, "--replicates", "2", "--work", str(tmp_path), "--json"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    bodies = [json.loads(process.communicate()[0].splitlines()[-1]) for process in both]
+    lines = [json.loads(line) for line in (tmp_path / "cells.jsonl").read_text().splitlines()]
+    assert sorted((line["system"], line["seed"]) for line in lines) == [(s, n) for s in ("ce", "kd") for n in range(3)]
+    values = [[(row["system"], row["seed"], row["value"]) for row in body["rows"]] for body in bodies]
+    assert values[0] == values[1]
 
 
 def test_a_seed_that_was_cut_off_starts_over_under_a_teacher_of_other_bits(plan, monkeypatch, tmp_path):

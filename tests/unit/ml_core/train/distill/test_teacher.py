@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from testkit.text import text_checkpoint, text_table
 
-from ml_core.distill.tasks import digits
-from ml_core.train.distill import teacher
-from ml_core.train.distill.model import tensors_of
+from ml_core.distill.tasks import digits, text
+from ml_core.train.distill import memory, teacher
+from ml_core.train.distill.model import token_tensors
 
 
 @pytest.fixture(params=[0, 1], ids=["cnn", "vit"])
@@ -21,21 +22,58 @@ def ready(case, folder):
 
 def test_features_from_memory_are_the_live_ones(case, tmp_path, monkeypatch):
     kept = ready(case, tmp_path)
-    monkeypatch.setattr(teacher, "_IN_MEMORY", 0)
+    monkeypatch.setitem(memory._MOST, "cpu", 0)
     live = ready(case, tmp_path)
     batch = case.load().train.batch(torch.tensor([200, 5, 77]))
     ours, theirs = kept.show(batch), live.show(batch)
     assert ours.names == theirs.names
     assert [taps.name for taps in ours.heads] == [taps.name for taps in theirs.heads]
-    for a, b in zip(tensors_of(ours), tensors_of(theirs), strict=True):
+    for a, b in zip(all_tensors(ours), all_tensors(theirs), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
     assert kept.digest == live.digest
+
+
+def test_rows_of_unequal_length_come_from_memory_without_their_padding(tmp_path, monkeypatch):
+    root = text_checkpoint(tmp_path / "mpnet-tiny", kind="mpnet")
+    text_table(tmp_path / "data" / "sst2", rows=40)
+    case = text.cases(tmp_path / "data", teacher=root, quick=True)[0]
+    kept = ready(case, tmp_path)
+    monkeypatch.setitem(memory._MOST, "cpu", 0)
+    live = ready(case, tmp_path)
+    assert isinstance(kept.show, memory.FeatureMemory)
+    assert not isinstance(live.show, memory.FeatureMemory)
+    task = case.load()
+    lengths = task.train.inputs["length"]
+    batch = task.prepare(task.train.batch(torch.stack([lengths.argmin(), lengths.argmax()])))
+    ours, theirs = kept.show(batch), live.show(batch)
+    assert torch.equal(ours.mask, theirs.mask)
+    assert not theirs.mask.all()
+    (tokens, rows), (other_tokens, other_rows) = token_tensors(ours), token_tensors(theirs)
+    assert len(tokens) == 6 + 3
+    for a, b in zip(tokens, other_tokens, strict=True):
+        assert torch.allclose(a[ours.mask], b[ours.mask], atol=1e-5)
+        assert torch.isfinite(a).all()
+    for a, b in zip(rows, other_rows, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_what_a_teacher_says_of_the_test_split_is_computed_once(case, tmp_path, monkeypatch):
+    first = ready(case, tmp_path)
+    monkeypatch.setattr(teacher, "logits_of", lambda *a, **k: pytest.fail("computed again"))
+    again = ready(case, tmp_path)
+    assert again.said.values == first.said.values
+    assert (again.said.outputs == first.said.outputs).all()
+
+
+def all_tensors(shown):
+    tokens, rows = token_tensors(shown)
+    return [*tokens, *rows]
 
 
 def test_a_trained_teacher_is_found_again_and_other_settings_are_another_one(case, tmp_path, monkeypatch):
     first = ready(case, tmp_path)
     slower = replace(case, teacher=replace(case.teacher, fit=replace(case.teacher.fit, lr=1e-5)))
-    assert ready(slower, tmp_path).recipe != first.recipe
+    assert ready(slower, tmp_path).digest != first.digest
     monkeypatch.setattr(teacher, "model_train", lambda *a, **k: pytest.fail("trained again"))
     assert ready(case, tmp_path).digest == first.digest
 
