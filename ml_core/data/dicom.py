@@ -13,6 +13,8 @@ from ml_core.errors import ImageError
 
 Grey = NDArray[np.float32]
 
+SIMULATOR = "Assay simulator"  # the Manufacturer of films that data/phantom_dicom.py writes
+
 _MAX_PIXELS = 64 * 1024 * 1024  # of the one frame that is decoded
 _MAX_INFLATED = 1024 * 1024 * 1024
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
@@ -30,6 +32,17 @@ def image_read(encoded: bytes) -> Grey:
     if encoded.startswith((_PNG, _JPEG)):
         return _read_picture(encoded)
     raise ImageError("this is not a DICOM, PNG or JPEG file")
+
+
+def is_simulated(encoded: bytes) -> bool:
+    """Whether a file that `image_read` can read says that our simulator made it; PNG and JPEG say nothing."""
+    marked = encoded[128:132] == b"DICM"
+    if not marked and not _headless_dicom(encoded):
+        return False
+    from pydicom import dcmread
+
+    header = dcmread(io.BytesIO(encoded), force=not marked, stop_before_pixels=True, specific_tags=["Manufacturer"])
+    return header.get("Manufacturer") == SIMULATOR
 
 
 def _headless_dicom(encoded: bytes) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ml_core.data.dicom import SIMULATOR
 from ml_core.data.phantom import Film, render
 from ml_core.data.phantom_body import body_sample
 from ml_core.data.phantom_disease import Disease, disease_sample
@@ -212,7 +213,7 @@ def _header(film: Film, *, patient: Patient, study: StudyHeader, series: int, in
         "ContentTime": f"{study.at:%H%M%S}",
         "AccessionNumber": study.accession,
         "Modality": "DX" if standing else "CR",
-        "Manufacturer": "Assay simulator",
+        "Manufacturer": SIMULATOR,
         "ReferringPhysicianName": study.referrer,
         "StudyDescription": study.description,
         "SeriesDescription": f"CHEST {film.body.view}",

@@ -1,7 +1,7 @@
 """From the findings head's probabilities to what a draft says, and in which order it says it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ml_core.contracts import FindingState, Section
 from ml_core.data.findings import FINDINGS, INDEX, NO_FINDING
@@ -22,13 +22,19 @@ class Rules:
     `thresholds`: findings that may be asserted (or denied), each at its probability of presence. `hedges`: findings
     with too few real examples to be asserted, raised as uncertain from that probability on, never denied. `gate`:
     least probability of a chest film. `normal`: from this probability of No Finding on, nothing else is stated
-    (above 1: off).
+    (above 1: off). `simulated`: thresholds for films that our own simulator made, where every finding has examples
+    with a known truth; without any such films are judged as real ones are.
     """
 
     thresholds: dict[str, float]
     hedges: dict[str, float] = field(default_factory=dict)
     gate: float = 0.5
     normal: float = 1.1
+    simulated: dict[str, float] = field(default_factory=dict)
+
+    def for_films(self, *, simulated: bool) -> "Rules":
+        """The rules for a study of simulated films, or of real ones: what was shown on one kind holds for that kind."""
+        return replace(self, thresholds=self.simulated, hedges={}) if simulated and self.simulated else self
 
 
 def states_decide(
