@@ -64,6 +64,7 @@ class Transaction:
     utc_offset_s: int = 0
     label: bool | None = None
     label_known_at: int | None = None
+    extras: dict[str, str | float | bool | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -81,11 +81,12 @@ def join(first: Table, second: Table) -> Table:
     return Table(**{n: np.concatenate([a, b]) for n, a, b in _pairs(first, second)})
 
 
-def events_of(table: Table, *, labels: bool = True) -> Events:
-    """The table as the replay takes it: labels become known 7 days late, or never."""
+def events_of(table: Table, *, labels: bool = True, delay_days: int = 7) -> Events:
+    """The table as the replay takes it: labels become known `delay_days` late, or never."""
     cards, card = np.unique(table.card, return_inverse=True)
     terminals, terminal = np.unique(table.terminal, return_inverse=True)
-    known = delayed_labels(table.fraud, at=table.at) if labels else np.full(len(table), UNKNOWN, np.int64)
+    late = delayed_labels(table.fraud, at=table.at, delay_s=delay_days * DAY_S)
+    known = late if labels else np.full(len(table), UNKNOWN, np.int64)
     return Events(
         at=table.at,
         offset=np.zeros(len(table), np.int64),

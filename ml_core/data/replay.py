@@ -59,7 +59,10 @@ class Events:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """What a model reads: features (n, F), tokens of card and terminal (n, k, C), all float32."""
+    """What a model reads: features (n, F), tokens of card and terminal (n, k, C), all float32.
+
+    A model of a schema with further inputs reads those behind the F features (data/extra_inputs.py).
+    """
 
     features: npt.NDArray[np.float32]
     card: npt.NDArray[np.float32]
@@ -67,6 +70,10 @@ class Inputs:
 
     def __len__(self) -> int:
         return len(self.features)
+
+    def with_extras(self, extras: npt.NDArray[np.float32]) -> "Inputs":
+        """The same with further inputs (n, e) behind the features."""
+        return Inputs(features=np.hstack([self.features, extras]), card=self.card, terminal=self.terminal)
 
 
 def advance(cards: Pool, terminals: Pool, events: Events, *, tokens: bool = True) -> Inputs:
@@ -86,9 +93,9 @@ def label_words(fraud: np.ndarray, *, known_at: np.ndarray) -> npt.NDArray[np.in
     return (known_at.astype(np.int64) << 2) | np.where(fraud.astype(bool), FRAUD, GENUINE)
 
 
-def delayed_labels(fraud: np.ndarray, *, at: np.ndarray) -> npt.NDArray[np.int64]:
-    """Labels that become known DELAY_S after the event, as the Handbook supposes."""
-    return label_words(fraud, known_at=np.asarray(at, np.int64) + DELAY_S)
+def delayed_labels(fraud: np.ndarray, *, at: np.ndarray, delay_s: int = DELAY_S) -> npt.NDArray[np.int64]:
+    """Labels that become known `delay_s` after the event, by default as the Handbook supposes."""
+    return label_words(fraud, known_at=np.asarray(at, np.int64) + delay_s)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -4,7 +4,9 @@ One token carries the transaction's features; the newest events of its card and 
 blocks attend over all tokens; in the last one only the transaction's token asks. Positions enter through a learned bias
 per head and distance (DPE: softmax(QK'/sqrt(k) + B)V, B[i, j] = table[head, i - j + N - 1]). The amount enters three
 times: smoothly, through learned steps, and as the index of its whole unit, so that a rule such as "amount above 220"
-stays sharp under INT8. b batch, n tokens, d width, h heads, k head size, f features, c channels.
+stays sharp under INT8. A schema's further categories are codes behind the features; each has a learned table, whose row
+of code 0 ("unknown") and rows never trained add nothing. b batch, n tokens, d width, h heads, k head size, f features,
+c channels.
 """
 
 import math
@@ -24,7 +26,10 @@ AMOUNT_BINS = 1_024
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FraudStudentConfig:
-    """Sizes. `features` and `channels` are the inputs' widths; `wide` is the hidden width of the feature token."""
+    """Sizes. `features` and `channels` are the inputs' widths; `wide` is the hidden width of the feature token.
+
+    `categories`: how many codes each category has; their codes are the inputs' last columns, behind the `features`.
+    """
 
     features: int
     channels: int
@@ -37,6 +42,8 @@ class FraudStudentConfig:
     wide: int = 128
     steps: int = 64
     dropout: float = 0.0
+    categories: tuple[int, ...] = ()
+    category_width: int = 8
 
 
 class Taps(NamedTuple):
@@ -61,14 +68,17 @@ class FraudStudent(nn.Module):
         self.register_buffer("feature_mean", torch.zeros(c.features))
         self.register_buffer("feature_std", torch.ones(c.features))
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
-        self.register_buffer("reference_features", torch.zeros(c.features))
+        self.register_buffer("reference_features", torch.zeros(c.features + len(c.categories)))
         self.register_buffer("reference_card", torch.zeros(c.card_tokens, c.channels))
         self.register_buffer("reference_terminal", torch.zeros(c.terminal_tokens, c.channels))
         self.step_at = nn.Parameter(torch.linspace(math.log(1.0), math.log(2_000.0), c.steps))
         self.step_slope = nn.Parameter(torch.full((c.steps,), math.log(30.0)))
         self.amount_bin = nn.Embedding(AMOUNT_BINS + 1, 16)
         nn.init.zeros_(self.amount_bin.weight)
-        self.wide_in = nn.Linear(c.features + c.steps + 16, c.wide)
+        self.categories = nn.ModuleList(nn.Embedding(size, c.category_width) for size in c.categories)
+        for table in self.categories:
+            nn.init.zeros_(table.weight)
+        self.wide_in = nn.Linear(c.features + c.steps + 16 + len(c.categories) * c.category_width, c.wide)
         self.wide_out = nn.Linear(c.wide, c.d)
         self.card_in = nn.Linear(c.channels, c.d)
         self.terminal_in = nn.Linear(c.channels, c.d)
@@ -85,7 +95,10 @@ class FraudStudent(nn.Module):
         card: Float[Tensor, "b k c"],
         terminal: Float[Tensor, "b m c"],
     ) -> Float[Tensor, " b"]:
-        """Logits; card and terminal may hold more events than the model reads (the newest come first)."""
+        """Logits; card and terminal may hold more events than the model reads (the newest come first).
+
+        features: the config's `features`, then a code a category.
+        """
         return self.taps(features, card, terminal).logits
 
     def taps(self, features: Tensor, card: Tensor, terminal: Tensor) -> Taps:
@@ -108,12 +121,14 @@ class FraudStudent(nn.Module):
         return logits * self.calibration[0] + self.calibration[1]
 
     def _encode(self, features: Tensor) -> Tensor:
-        amount = features[:, 0]
-        smooth = ((compress(features) - self.feature_mean) / self.feature_std).clamp(-6.0, 6.0)
+        amount, codes = features[:, 0], features[:, self.config.features :].long()
+        numbers = features[:, : self.config.features]
+        smooth = ((compress(numbers) - self.feature_mean) / self.feature_std).clamp(-6.0, 6.0)
         log_amount = torch.log(amount.clamp_min(0.01))[:, None]
         steps = torch.sigmoid((log_amount - self.step_at) * self.step_slope.exp())
         bins = torch.ceil(amount - 1e-3).clamp(0, AMOUNT_BINS).long()
-        return torch.cat([smooth, steps, self.amount_bin(bins)], -1)
+        looked_up = [table(codes[:, place]) for place, table in enumerate(self.categories)]
+        return torch.cat([smooth, steps, self.amount_bin(bins), *looked_up], -1)
 
 
 def gelu(x: Tensor) -> Tensor:

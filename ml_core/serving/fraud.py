@@ -29,6 +29,7 @@ from ml_core.contracts import (
     Transaction,
 )
 from ml_core.data.card_state import FRAUD, GENUINE, Pool, decode_pool, encode_entity, key_hash, learn_label
+from ml_core.data.extra_inputs import extras_of
 from ml_core.data.fraud_features import CHANNELS, FEATURES
 from ml_core.data.replay import Events, Inputs, advance, hash_keys
 from ml_core.errors import ArtifactError, InputError
@@ -75,35 +76,31 @@ class _Entities:
 
 
 class FraudScorer:
-    """One loaded student. Raises ArtifactError when the folder holds another kind or another feature layout."""
+    """One loaded student. Raises ArtifactError when the folder holds another kind or another feature layout.
+
+    `extras`: the further inputs that the artifact declares (None: none); it takes them from Transaction.extras, or
+    encoded behind the features of `probabilities`' inputs.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         manifest = artifacts.read(folder)
         if manifest.kind is not ModelKind.FRAUD:
             raise ArtifactError(f"{folder} holds a {manifest.kind} model, not a fraud model")
         self.digest = manifest.digest
+        self.extras = extras_of(manifest.config)
         self.model = load_student(folder)
         self._warm_up()
 
     def score(self, request: ScoreRequest) -> ScoreResult:
-        """Apply labels, move the states, score in the order of the request."""
-        began = time.perf_counter()
-        transactions = request.transactions
-        if any(a.at > b.at for a, b in zip(transactions, transactions[1:], strict=False)):
-            raise InputError("transactions: not sorted by at")
-        cards = _Entities.of(EntityKind.CARD, keys=[t.card for t in transactions], states=request.states)
-        terminals = _Entities.of(EntityKind.TERMINAL, keys=[t.terminal for t in transactions], states=request.states)
-        for label in request.labels:
-            cards.learn(label.card, label)
-            terminals.learn(label.terminal, label)
-        inputs = advance(cards.pool, terminals.pool, _events(transactions, cards=cards, terminals=terminals))
-        scores = self._scores(inputs, transactions, explain_from=request.explain_from)
-        return ScoreResult(
-            model_digest=self.digest,
-            scores=tuple(scores),
-            states=cards.written() + terminals.written(),
-            seconds=time.perf_counter() - began,
-        )
+        """Apply labels, move the states, score in the order of the request.
+
+        Raises InputError for transactions out of order, and for extras that break a rule of the artifact's mapping.
+        """
+        encoded = None
+        if self.extras is not None:
+            at = np.array([t.at for t in request.transactions], np.int64)
+            encoded = self.extras.encode_raw([t.extras for t in request.transactions], at=at)
+        return self._score(request, encoded)
 
     def learn_labels(self, states: tuple[EntityState, ...], labels: tuple[Label, ...]) -> tuple[EntityState, ...]:
         """Put labels into the states given; returns those that changed."""
@@ -117,6 +114,27 @@ class FraudScorer:
     def probabilities(self, inputs: Inputs) -> npt.NDArray[np.float64]:
         """Calibrated probabilities, rounded to 1e-6."""
         return np.round(self._evaluate(inputs), 6)
+
+    def _score(self, request: ScoreRequest, encoded: npt.NDArray[np.float32] | None) -> ScoreResult:
+        began = time.perf_counter()
+        transactions = request.transactions
+        if any(a.at > b.at for a, b in zip(transactions, transactions[1:], strict=False)):
+            raise InputError("transactions: not sorted by at")
+        cards = _Entities.of(EntityKind.CARD, keys=[t.card for t in transactions], states=request.states)
+        terminals = _Entities.of(EntityKind.TERMINAL, keys=[t.terminal for t in transactions], states=request.states)
+        for label in request.labels:
+            cards.learn(label.card, label)
+            terminals.learn(label.terminal, label)
+        inputs = advance(cards.pool, terminals.pool, _events(transactions, cards=cards, terminals=terminals))
+        if encoded is not None:
+            inputs = inputs.with_extras(encoded)
+        scores = self._scores(inputs, transactions, explain_from=request.explain_from)
+        return ScoreResult(
+            model_digest=self.digest,
+            scores=tuple(scores),
+            states=cards.written() + terminals.written(),
+            seconds=time.perf_counter() - began,
+        )
 
     def _evaluate(self, inputs: Inputs) -> npt.NDArray[np.float64]:
         """Calls are CALL rows wide, one thread a core shares them out; no row's answer depends on the others."""
@@ -159,7 +177,8 @@ class FraudScorer:
         """Compile (or load from cache) the state machine, so that the first request does not pay for it."""
         first = Transaction(id="a", at=0, card="c", terminal="t", amount_cents=1_000)
         request = ScoreRequest(model=None, transactions=(first,), explain_from=0.0)
-        states = self.score(request).states
+        encoded = None if self.extras is None else np.zeros((1, len(self.extras.names)), np.float32)
+        states = self._score(request, encoded).states
         label = Label(transaction_id="a", at=0, card="c", terminal="t", fraud=True, known_at=1)
         self.learn_labels(states, (label,))
 
@@ -181,7 +200,12 @@ def load_student(folder: str | Path) -> FraudStudent:
     layout = (manifest.config.get("feature_names"), manifest.config.get("channel_names"))
     if layout != (list(FEATURES), list(CHANNELS)):
         raise ArtifactError(f"{folder} was made for another feature layout")
-    model = FraudStudent(from_mapping(FraudStudentConfig, manifest.config["student"]))
+    config = from_mapping(FraudStudentConfig, manifest.config["student"])
+    extras = extras_of(manifest.config)
+    widths = (len(FEATURES), ()) if extras is None else (len(FEATURES) + len(extras.numbers), extras.sizes)
+    if (config.features, config.categories) != widths:
+        raise ArtifactError(f"{folder}: its student reads other inputs than the artifact declares")
+    model = FraudStudent(config)
     load_quantized(model, artifacts.load_tensors(folder))
     return model
 

@@ -8,6 +8,7 @@ transaction's (the model's reference buffers). All 2^6 sets are evaluated, so th
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -19,6 +20,7 @@ from ml_core.data.replay import Inputs
 from ml_core.models.fraud_student import FraudStudent
 
 GROUPS = ("amount", "card_history", "card_rhythm", "card_labels", "terminal_labels", "terminal_activity")
+DETAILS = "details"  # the further inputs of a declared mapping: one group more, where a model reads any
 _HISTORY = (
     "ratio_median", "ratio_mean", "ratio_max", "z_amount", "rank_amount", "card_median", "card_spread", "second_ratio",
     "card_mean_1d", "card_mean_7d", "card_mean_30d", "odd_1d", "odd_3d", "odd_7d", "odd_14d", "very_odd_7d",
@@ -53,7 +55,7 @@ class _Row:
 
     @property
     def facts(self) -> dict[str, float]:
-        return {name: float(value) for name, value in zip(FEATURES, self.features, strict=True)}
+        return {name: float(value) for name, value in zip(FEATURES, self.features[: len(FEATURES)], strict=True)}
 
 
 def explain(
@@ -89,8 +91,15 @@ def shapley(
     model: FraudStudent, rows: Sequence[_Row], *, evaluate: Evaluate
 ) -> list[tuple[float, npt.NDArray[np.float64]]]:
     """A row's (points of the baseline, points of each group); together they are 100 times its probability."""
-    values = 100.0 * evaluate(_stack([_mixed(model, row, kept=_SUBSETS) for row in rows]))
-    return [(float(value[0]), _WEIGHTS @ value) for value in values.reshape(len(rows), -1)]
+    count = len(groups_of(model))
+    subsets, weights = _subsets(count), _shapley_weights(count)
+    values = 100.0 * evaluate(_stack([_mixed(model, row, kept=subsets) for row in rows]))
+    return [(float(value[0]), weights @ value) for value in values.reshape(len(rows), -1)]
+
+
+def groups_of(model: FraudStudent) -> tuple[str, ...]:
+    """The groups of what a model reads: DETAILS is one where it reads more than the features."""
+    return (*GROUPS, DETAILS) if len(model.reference_features) > len(FEATURES) else GROUPS
 
 
 def group_of_feature(name: str) -> str:
@@ -118,6 +127,13 @@ def _group_of_channel(name: str, *, card: bool) -> str:
     return "card_history" if name in _AMOUNT_CHANNELS else "card_rhythm"
 
 
+@cache
+def _subsets(count: int) -> npt.NDArray[np.bool_]:
+    """Row s: the groups in subset s, numbered by its bits."""
+    return (np.arange(2**count)[:, None] >> np.arange(count)) % 2 == 1
+
+
+@cache
 def _shapley_weights(count: int) -> npt.NDArray[np.float64]:
     """Row k times the values of all subsets, numbered by their bits, is the Shapley value of group k."""
     weights = np.zeros((count, 2**count))
@@ -132,8 +148,6 @@ def _shapley_weights(count: int) -> npt.NDArray[np.float64]:
     return weights
 
 
-_SUBSETS = (np.arange(2 ** len(GROUPS))[:, None] >> np.arange(len(GROUPS))) % 2 == 1  # row s: the groups in subset s
-_WEIGHTS = _shapley_weights(len(GROUPS))
 _FEATURE_GROUP = np.array([GROUPS.index(group_of_feature(name)) for name in FEATURES])
 _CARD_GROUP = np.array([GROUPS.index(_group_of_channel(name, card=True)) for name in CHANNELS])
 _TERMINAL_GROUP = np.array([GROUPS.index(_group_of_channel(name, card=False)) for name in CHANNELS])
@@ -159,7 +173,8 @@ def _score(
     base, points = shares
     facts = row.facts
     texts = _texts(facts, transaction=transaction)
-    reasons = (Reason(feature=g, text=texts[g], points=float(points[k])) for k, g in enumerate(GROUPS))
+    # texts come in the order of the groups; the last one has no points where the model reads no further inputs
+    reasons = (Reason(feature=g, text=texts[g], points=float(p)) for g, p in zip(texts, points, strict=False))
     return Score(
         transaction_id=transaction.id,
         probability=probability,
@@ -180,8 +195,10 @@ def _stack(parts: Sequence[Inputs]) -> Inputs:
 
 def _mixed(model: FraudStudent, row: _Row, *, kept: npt.NDArray[np.bool_]) -> Inputs:
     """For each row of `kept` (n, groups) the transaction with the groups kept there, the reference elsewhere."""
+    further = np.full(len(row.features) - len(FEATURES), len(GROUPS))
+    group = np.concatenate([_FEATURE_GROUP, further])
     return Inputs(
-        features=np.where(kept[:, _FEATURE_GROUP], row.features, model.reference_features.numpy()),
+        features=np.where(kept[:, group], row.features, model.reference_features.numpy()),
         card=np.where(kept[:, None, _CARD_GROUP], row.card, model.reference_card.numpy()),
         terminal=np.where(kept[:, None, _TERMINAL_GROUP], row.terminal, model.reference_terminal.numpy()),
     )
@@ -197,7 +214,7 @@ def _counterfactuals(
 ) -> list[list[Counterfactual]]:
     """Of each row the largest lower amount that stays below the threshold, and the same at a clean terminal."""
     amounts = _amounts_below(rows, cents=[t.amount_cents for t in transactions], threshold=threshold, evaluate=evaluate)
-    clean = np.array([[name != "terminal_labels" for name in GROUPS]])
+    clean = np.array([[name != "terminal_labels" for name in groups_of(model)]])
     cleaned = evaluate(_stack([_mixed(model, row, kept=clean) for row in rows]))
     found: list[list[Counterfactual]] = [[] for _ in rows]
     for changes, row, transaction, cents, probability in zip(found, rows, transactions, amounts, cleaned, strict=True):
@@ -274,6 +291,7 @@ def _texts(facts: dict[str, float], *, transaction: Transaction) -> dict[str, st
             f"{facts['unlabelled_odd']:.0f} of them unusually large for their card; "
             f"this card was here {_count(facts['terminal_visits'], 'time')} before."
         ),
+        DETAILS: _details_text(transaction),
     }
 
 
@@ -313,6 +331,11 @@ def _terminal_label_text(facts: dict[str, float]) -> str:
         verb = "was" if fraud == 1 else "were"
         return f"{fraud} of {_count(known, 'known transaction')} at this terminal, 7 to 14 days ago, {verb} fraud."
     return f"{_count(older, 'known fraud')} at this terminal, 7 to 35 days ago." if older else _NO_FRAUD_HERE
+
+
+def _details_text(transaction: Transaction) -> str:
+    told = ", ".join(f"{name} {value}" for name, value in transaction.extras.items() if value is not None)
+    return f"Further details: {told}." if told else "No further details."
 
 
 def _money(cents: int, currency: str) -> str:

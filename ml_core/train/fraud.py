@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ml_core import artifacts
 from ml_core.config import from_mapping, to_mapping
 from ml_core.contracts import ModelDescription, ModelKind, RunSpec
+from ml_core.data.extra_inputs import ExtraInputs, extras_of
 from ml_core.data.fraud_features import CHANNELS, FEATURES
 from ml_core.data.handbook import read_table
 from ml_core.errors import RunError
@@ -21,6 +22,7 @@ from ml_core.train.fraud_card import model_card
 from ml_core.train.fraud_data import Batch, Samples
 from ml_core.train.fraud_fit import predict, task_loss
 from ml_core.train.fraud_presets import training_of
+from ml_core.train.fraud_schema import mapped_rows, with_extras
 from ml_core.train.fraud_stages import (
     FraudTraining,
     Rows,
@@ -45,10 +47,11 @@ def run(spec: RunSpec, folder: Path | str, log: EventLog) -> RunOutcome:
     root = Path(folder)
     training = training_of(spec)
     log.stage("Data", index=1, of=STAGES)
+    champion = _champion(spec)
     rows = _rows(training, spec, root)
+    training = with_extras(training, rows.extras)
     frauds = int(rows.train.fraud.sum())
     log.log(f"{len(rows.train)} transactions to learn from, {frauds} of them fraud; {len(rows.guard)} held back")
-    champion = _champion(spec)
     start = _start(champion, training.student) if training.from_champion else None
     if start is not None:
         log.log("the student starts from the champion's weights")
@@ -69,6 +72,7 @@ def run(spec: RunSpec, folder: Path | str, log: EventLog) -> RunOutcome:
         metrics=metrics,
         data=rows.digest,
         teacher=teachers.digest,
+        extras=rows.extras,
     )
     return RunOutcome(digest=done.digest, artifact=root / "artifact", candidate=metrics, champion=other)
 
@@ -133,9 +137,16 @@ def quantize(student: FraudStudent, samples: Samples, *, limit: int, log: EventL
 
 
 def write_artifact(
-    folder: Path, *, training: FraudTraining, model: nn.Module, metrics: Mapping[str, float], data: str, teacher: str
+    folder: Path,
+    *,
+    training: FraudTraining,
+    model: nn.Module,
+    metrics: Mapping[str, float],
+    data: str,
+    teacher: str,
+    extras: ExtraInputs | None = None,
 ) -> ModelDescription:
-    """The INT8 student as an artifact with its card."""
+    """The INT8 student as an artifact with its card; `extras` goes into its config where there are any."""
     tensors = quantized_state(model)
     parameters = sum(
         tensor.numel() for name, tensor in tensors.items() if not name.startswith(("reference_", "feature_"))
@@ -151,6 +162,7 @@ def write_artifact(
             "feature_names": list(FEATURES),
             "channel_names": list(CHANNELS),
             "bits": 8,
+            **({} if extras is None else {"extras": extras.to_config()}),
         },
         tensors=tensors,
         metrics=dict(metrics),
@@ -158,7 +170,7 @@ def write_artifact(
         teacher_digest=teacher,
         parameters=parameters,
         licence="Apache-2.0",
-        card=model_card(training, metrics=metrics, parameters=parameters),
+        card=model_card(training, metrics=metrics, parameters=parameters, extras=extras),
     )
 
 
@@ -178,8 +190,18 @@ def _rows(training: FraudTraining, spec: RunSpec, root: Path) -> Rows:
         return bank_rows(training, seed=spec.seed)
     if "transactions" not in spec.inputs:
         raise RunError("inputs: a parquet named transactions is needed")
-    table = read_table(root / spec.inputs["transactions"])
-    return table_rows(table, limit=training.table_rows, seed=spec.seed)
+    path = root / spec.inputs["transactions"]
+    if "mapping" not in spec.inputs:
+        if _champion_extras(spec) is not None:
+            raise RunError("the champion was made for a mapping, so it cannot be compared with")
+        return table_rows(read_table(path), limit=training.table_rows, seed=spec.seed)
+    return mapped_rows(
+        path,
+        mapping=root / spec.inputs["mapping"],
+        limit=training.table_rows,
+        seed=spec.seed,
+        known=_champion_extras(spec),
+    )
 
 
 def _champion(spec: RunSpec) -> nn.Module | None:
@@ -190,6 +212,10 @@ def _champion(spec: RunSpec) -> nn.Module | None:
         raise RunError("the champion was made for another feature layout, so it cannot be compared with")
     model = FraudStudent(from_mapping(FraudStudentConfig, manifest.config["student"]))
     return load_quantized(model, artifacts.load_tensors(spec.parent))
+
+
+def _champion_extras(spec: RunSpec) -> ExtraInputs | None:
+    return extras_of(artifacts.read(spec.parent).config) if spec.parent else None
 
 
 def _start(champion: nn.Module | None, config: FraudStudentConfig) -> dict[str, Tensor] | None:

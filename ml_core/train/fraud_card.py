@@ -2,10 +2,17 @@
 
 from collections.abc import Mapping
 
+from ml_core.data.extra_inputs import ExtraInputs
 from ml_core.train.fraud_stages import FraudTraining
 
 
-def model_card(training: FraudTraining, *, metrics: Mapping[str, float], parameters: int) -> str:
+def model_card(
+    training: FraudTraining,
+    *,
+    metrics: Mapping[str, float],
+    parameters: int,
+    extras: ExtraInputs | None = None,
+) -> str:
     """Markdown: what it is, what it learnt from, what was measured, what it must not be used for."""
     if training.banks:
         source = (
@@ -15,6 +22,10 @@ def model_card(training: FraudTraining, *, metrics: Mapping[str, float], paramet
         )
     else:
         source = "the labelled transactions of one bank; its last week was held back and serves the figures below."
+    further = " No personal data."
+    if extras is not None:
+        names = ", ".join(extras.names)
+        further = f"\n- Further inputs, as the mapping `{extras.mapping.name}` declares them: {names}."
     figures = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(metrics.items()))
     return f"""# Fraud student ({training.name})
 
@@ -25,7 +36,7 @@ It also reads hand-made window features; it does not do without them.
 
 - Teacher: {training.teacher}; distilled by DFAD with alpha {training.dfad.alpha}.
 - Learnt from: {source}
-- Inputs: amount, time, the card's and the terminal's own past, labels only once they are known. No personal data.
+- Inputs: amount, time, the card's and the terminal's own past, labels only once they are known.{further}
 - Calibrated by Platt scaling on held-back rows.
 
 | held back | value |

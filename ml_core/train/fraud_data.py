@@ -84,18 +84,29 @@ def bank_samples(seed: int, size: BankSize) -> Samples:
     return table_samples(table, keep=keep, weight=weight)
 
 
-def table_samples(table: Table, *, keep: npt.NDArray[np.bool_], weight: npt.NDArray[np.float32]) -> Samples:
-    """Replay a table (labels known 7 days late) and keep the inputs of the rows in `keep`."""
-    events = events_of(table)
+def table_samples(
+    table: Table,
+    *,
+    keep: npt.NDArray[np.bool_],
+    weight: npt.NDArray[np.float32],
+    extras: npt.NDArray[np.float32] | None = None,
+    delay_days: int = 7,
+) -> Samples:
+    """Replay a table (labels known `delay_days` late) and keep the inputs of the rows in `keep`.
+
+    `extras` (n, e) are further inputs of the same rows; they go behind the features.
+    """
+    events = events_of(table, delay_days=delay_days)
     replay = Replay()
     parts = []
     for begin in range(0, len(table), CHUNK):
         end = min(begin + CHUNK, len(table))
         inputs = replay.feed(events.part(begin, end))
         rows = np.flatnonzero(keep[begin:end])
+        features = inputs.features[rows]
         parts.append(
             Samples(
-                features=inputs.features[rows],
+                features=features if extras is None else np.hstack([features, extras[begin + rows]]),
                 card=inputs.card[rows].astype(np.float16),
                 terminal=inputs.terminal[rows].astype(np.float16),
                 fraud=table.fraud[begin + rows].astype(np.float32),

@@ -40,7 +40,7 @@ class Loss:
 
 def set_scales(model: FraudStudent, batch: Batch) -> None:
     """Mean and spread of the compressed features, from training rows only."""
-    sample = compress(batch.features[:500_000])
+    sample = compress(batch.features[:500_000, : model.config.features])
     model.feature_mean.copy_(sample.mean(0))
     model.feature_std.copy_(sample.std(0).clamp_min(1e-3))
 

@@ -10,10 +10,12 @@ from typing import Literal
 
 import lightgbm as lgb
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 
 from ml_core.config import to_mapping
+from ml_core.data.extra_inputs import ExtraInputs
 from ml_core.data.fraud_features import CHANNELS, FEATURES
 from ml_core.data.handbook import Table
 from ml_core.distill.dfad import DFADConfig
@@ -54,11 +56,15 @@ class FraudTraining:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rows:
-    """Training rows, guard rows that no fit sees (calibration, metrics), and the digest of what they came from."""
+    """Training rows, guard rows that no fit sees (calibration, metrics), and the digest of what they came from.
+
+    `extras` says what stands behind the features, where a mapping declares more.
+    """
 
     train: Samples
     guard: Samples
     digest: str
+    extras: ExtraInputs | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,6 +108,23 @@ def table_rows(table: Table, *, limit: int, seed: int, delay_days: int = 7, guar
 
     At most about `limit` rows train: all frauds and a share of the genuine ones, weighted back.
     """
+    split = split_table(table, limit=limit, seed=seed, delay_days=delay_days, guard_days=guard_days)
+    both = table_samples(table, keep=split.train | split.guard, weight=split.weight)
+    n = int(split.train.sum())
+    return Rows(train=both.take(slice(0, n)), guard=both.take(slice(n, None)), digest=table_digest(table))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Split:
+    """Masks over a table's rows, and every row's weight."""
+
+    train: npt.NDArray[np.bool_]
+    guard: npt.NDArray[np.bool_]
+    weight: npt.NDArray[np.float32]
+
+
+def split_table(table: Table, *, limit: int, seed: int, delay_days: int = 7, guard_days: int = 7) -> Split:
+    """Which rows train and which are held back, as of table_rows. Raises RunError for too short a table."""
     day = table.day - table.day[0]
     last = int(day[-1]) + 1
     end = last - guard_days - delay_days
@@ -113,20 +136,22 @@ def table_rows(table: Table, *, limit: int, seed: int, delay_days: int = 7, guar
     drawn = numpy_generator(seed, "thin").random(len(table)) < share
     guard = day >= last - guard_days
     weight = np.where(table.fraud | guard, 1.0, 1.0 / share).astype(np.float32)
-    train = usable & (table.fraud | drawn)
-    both = table_samples(table, keep=train | guard, weight=weight)
-    n = int(train.sum())
+    return Split(train=usable & (table.fraud | drawn), guard=guard, weight=weight)
+
+
+def table_digest(table: Table) -> str:
+    """SHA-256 of times, amounts and labels."""
     sha = hashlib.sha256()
     for column in (table.at, table.cents, table.fraud):
         sha.update(np.ascontiguousarray(column).tobytes())
-    return Rows(train=both.take(slice(0, n)), guard=both.take(slice(n, None)), digest=sha.hexdigest())
+    return sha.hexdigest()
 
 
 def fit_teachers(training: FraudTraining, rows: Rows, data: Batch, *, log: EventLog, seed: int) -> Teachers:
     """LightGBM, and beside it (on a GPU: at the same time) the transformer."""
 
     def trees() -> tuple[lgb.Booster, TreeOutputs]:
-        booster = fit_trees(rows.train, training.trees, seed=derive(seed, "trees") % 2**31)
+        booster = fit_trees(rows.train, training.trees, seed=derive(seed, "trees") % 2**31, extras=rows.extras)
         log.log(f"LightGBM: {booster.num_trees()} trees fitted")
         return booster, tree_outputs(booster, rows.train.features, threads=training.trees.threads)
 
@@ -180,6 +205,8 @@ def calibrate(student: FraudStudent, guard: Batch) -> None:
     genuine = torch.nonzero(guard.fraud == 0).squeeze(1)[:100_000]
     ordinary = guard.take(genuine)
     student.reference_features.copy_(ordinary.features.median(0).values)
+    codes = slice(student.config.features, None)
+    student.reference_features[codes] = ordinary.features[:, codes].mode(0).values
     student.reference_card.copy_(ordinary.card.mean(0)[: student.config.card_tokens])
     student.reference_terminal.copy_(ordinary.terminal.mean(0)[: student.config.terminal_tokens])
     scale, shift = fit_calibration(predict(student, guard), guard)

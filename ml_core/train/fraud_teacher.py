@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ml_core.data.extra_inputs import ExtraInputs
 from ml_core.data.fraud_features import FEATURES
 from ml_core.distill.features import Features
 from ml_core.models.fraud_student import FraudStudent, FraudStudentConfig
@@ -19,7 +20,10 @@ STAGES = 32
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TreeSettings:
-    """LightGBM's settings; the features in SHARP get 4,095 bins, so that a rule such as "above 220" is not blurred."""
+    """LightGBM's settings; the features in SHARP get 4,095 bins, so that a rule such as "above 220" is not blurred.
+
+    So do the further inputs of a schema.
+    """
 
     trees: int = 300
     leaves: int = 63
@@ -37,11 +41,12 @@ class TreeOutputs:
     leaves: npt.NDArray[np.float32]
 
 
-def fit_trees(samples: Samples, settings: TreeSettings, *, seed: int) -> lgb.Booster:
-    """Train on (at most `rows` of) the samples."""
+def fit_trees(samples: Samples, settings: TreeSettings, *, seed: int, extras: ExtraInputs | None = None) -> lgb.Booster:
+    """Train on (at most `rows` of) the samples; `extras` says what stands behind the features."""
     rng = np.random.default_rng(seed)
     if len(samples) > settings.rows:
         samples = samples.take(np.sort(rng.choice(len(samples), settings.rows, replace=False)))
+    more = () if extras is None else extras.names
     parameters = {
         "objective": "binary",
         "learning_rate": settings.rate,
@@ -52,14 +57,20 @@ def fit_trees(samples: Samples, settings: TreeSettings, *, seed: int) -> lgb.Boo
         "bagging_freq": 1,
         "lambda_l2": 5.0,
         "max_bin": 4_095,
-        "max_bin_by_feature": [4_095 if name in SHARP else 255 for name in FEATURES],
+        "max_bin_by_feature": [4_095 if name in SHARP or name in more else 255 for name in (*FEATURES, *more)],
         "num_threads": settings.threads,
         "deterministic": True,
         "force_row_wise": True,
         "seed": seed,
         "verbose": -1,
     }
-    data = lgb.Dataset(samples.features, samples.fraud, weight=samples.weight, feature_name=list(FEATURES))
+    data = lgb.Dataset(
+        samples.features,
+        samples.fraud,
+        weight=samples.weight,
+        feature_name=[*FEATURES, *more],
+        categorical_feature=[] if extras is None else [each.key for each in extras.categories],
+    )
     return lgb.train(parameters, data, settings.trees)
 
 
