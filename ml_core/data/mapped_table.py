@@ -91,7 +91,7 @@ def input_values(
     if declared.kind == "category":
         return _categories(column, declared, where=where)
     if column.null_count and declared.null is None:
-        raise _fault(where, declared.column, column.is_null(), f"null; `{where}.null` may say what a null stands for")
+        raise _fault(where, declared.column, column.is_null(), f"null (`{where}.null` may say what it stands for)")
     present = ~column.is_null().to_numpy(zero_copy_only=False)
     values = np.full(len(column), 0.0 if declared.null is None else declared.null, np.float64)
     if declared.kind == "days_until":
@@ -171,7 +171,7 @@ def _seconds(column: "pa.ChunkedArray | pa.Array", form: str, *, where: str, nam
         return np.zeros(0, np.int64)
     if _is_text(kind) and form:
         texts, place = np.unique(column.to_numpy(zero_copy_only=False).astype(str), return_inverse=True)
-        parsed = np.array([_parsed(text, form, where=where, name=name) for text in texts], np.int64)
+        parsed = np.array([_parsed(str(text), form, where=where, name=name) for text in texts], np.int64)
         return parsed[place]
     if form or not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
         allowed = "text, since it has a format" if form else "a timestamp or a date, or text with a format"
@@ -200,7 +200,7 @@ def _amounts(frame: "pa.Table", declared: AmountColumn) -> npt.NDArray[np.float6
     cents = np.rint(values * (1 if declared.unit == "cents" else 100))
     faults = {"not finite": ~np.isfinite(values), "negative": values < 0, "too large": cents > CENTS_MAX}
     if declared.unit != "decimal":
-        faults[f"no whole number, which unit {declared.unit!r} needs"] = values != np.rint(values)
+        faults[f"no whole number (unit {declared.unit!r} needs one)"] = values != np.rint(values)
     for what, bad in faults.items():
         _refuse(bad, field="mapping.amount", column=declared.column, what=what)
     return cents / 100
@@ -245,7 +245,7 @@ def _refuse_duplicates(keys: npt.NDArray, *, column: str) -> None:
     _, first = np.unique(keys, return_index=True)
     again = np.ones(len(keys), bool)
     again[first] = False
-    _refuse(again, field="mapping.id", column=column, what="an id that another row has already")
+    _refuse(again, field="mapping.id", column=column, what="not unique")
 
 
 def _refuse(bad: npt.NDArray[np.bool_], *, field: str, column: str, what: str) -> None:
@@ -255,7 +255,8 @@ def _refuse(bad: npt.NDArray[np.bool_], *, field: str, column: str, what: str) -
 
 def _fault(field: str, column: str, bad: object, what: str) -> InputError:
     rows = np.flatnonzero(np.asarray(bad))
-    return InputError(f"{field}: column {column!r} has {len(rows)} rows that are {what}, the first is row {rows[0]}")
+    count = f"{len(rows)} row" if len(rows) == 1 else f"{len(rows)} rows"
+    return InputError(f"{field}: column {column!r} is {what} in {count}, the first is row {rows[0]}")
 
 
 def _is_text(kind: "pa.DataType") -> bool:
