@@ -103,4 +103,7 @@ def extras_of(config: Mapping[str, object]) -> ExtraInputs | None:
     if not isinstance(body, Mapping) or not isinstance(body.get("vocabulary"), Mapping):
         raise InputError("extras: a mapping and a vocabulary are needed")
     vocabulary = {str(name): tuple(map(str, values)) for name, values in body["vocabulary"].items()}
-    return ExtraInputs(mapping=mapping_from(body["mapping"]), vocabulary=vocabulary)
+    extras = ExtraInputs(mapping=mapping_from(body.get("mapping", {})), vocabulary=vocabulary)
+    if {each.key for each in extras.categories} != set(vocabulary):
+        raise InputError("extras: the vocabulary's categories are not those of the mapping")
+    return extras

@@ -101,6 +101,8 @@ def test_the_manifest_keeps_everything_and_a_manifest_without_extras_has_none(fi
     assert extras_of({"student": {}}) is None
     with pytest.raises(InputError, match="vocabulary"):
         extras_of({"extras": {"mapping": FRAME}})
+    with pytest.raises(InputError, match="not those of the mapping"):
+        extras_of({"extras": {"mapping": {**FRAME, "inputs": INPUTS}, "vocabulary": {"scheme": ["visa"]}}})
 
 
 def test_a_mapping_without_inputs_leaves_the_models_as_they_are(mapped: MappedTable) -> None:
