@@ -16,7 +16,7 @@ from ml_core import artifacts
 from ml_core.config import from_mapping
 from ml_core.contracts import Draft, DraftRequest, DraftResult, Finding, FindingState, ModelKind, Sentence, StudyInput
 from ml_core.data.chest import box_on_image, film_prepare
-from ml_core.data.dicom import Grey, image_read
+from ml_core.data.dicom import Grey, image_read, is_simulated
 from ml_core.data.findings import FINDINGS, INDEX, NO_FINDING
 from ml_core.data.labeller import label_sentence, sentences_split
 from ml_core.data.report_tokens import STATE_INDEX, STOP, ReportTokenizer
@@ -55,6 +55,17 @@ class ReportDrafter:
         tensors = {name: _widened(tensor) for name, tensor in artifacts.load_tensors(root).items()}
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.student = load_quantized(student, tensors).eval().to(self.device)
+
+    @classmethod
+    def of(
+        cls, student: ReportStudent, *, tokenizer: ReportTokenizer, rules: Rules, device: str = "cpu"
+    ) -> "ReportDrafter":
+        """A drafter of a model in memory, a teacher's for example; it has no digest. Moves the model to `device`."""
+        drafter = cls.__new__(cls)
+        drafter.digest, drafter.config, drafter.rules, drafter.tokenizer = "", student.config, rules, tokenizer
+        drafter.device = torch.device(device)
+        drafter.student = student.eval().to(drafter.device)
+        return drafter
 
     def draft(self, request: DraftRequest) -> DraftResult:
         """Draft one report a study; a study that cannot be drafted is declined with its reason, the others go on."""
@@ -172,6 +183,7 @@ class _Picture:
     height: int = 0
     width: int = 0
     film: Grey | None = None
+    simulated: bool = False
     gate: float = -1.0
     reason: str = ""
     presence: NDArray[np.float32] | None = None
@@ -197,7 +209,8 @@ class _View:
 
     @classmethod
     def of(cls, pictures: list[_Picture], rules: Rules) -> "_View":
-        """Combine the accepted images of one study."""
+        """Combine the accepted images of one study; only where all are simulated it is judged as simulated."""
+        rules = rules.for_films(simulated=all(picture.simulated for picture in pictures))
         presence = np.mean([picture.presence for picture in pictures], axis=0)
         states = np.mean([picture.states for picture in pictures], axis=0)
         lead = max(pictures, key=lambda picture: picture.gate)
@@ -228,8 +241,9 @@ def _read(study: StudyInput, number: int, *, size: int) -> list[_Picture]:
         except ImageError as error:
             pictures.append(_Picture(key=image.key, study=number, reason=f"The image cannot be read: {error}."))
             continue
-        film = film_prepare(grey, size=size)
-        pictures.append(_Picture(key=image.key, study=number, height=grey.shape[0], width=grey.shape[1], film=film))
+        film, made = film_prepare(grey, size=size), is_simulated(image.encoded)
+        height, width = grey.shape
+        pictures.append(_Picture(key=image.key, study=number, height=height, width=width, film=film, simulated=made))
     return pictures
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ml_core import artifacts
@@ -105,6 +106,26 @@ def films_digest(films: FilmSet) -> str:
     for array in (films.images, films.kind, films.states, films.texts):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def checkpoint_write(folder: Path, tensors: dict[str, torch.Tensor], *, limit: int = 14_000_000) -> None:
+    """Write tensors as numbered safetensors of at most about `limit` bytes each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shard: dict[str, torch.Tensor] = {}
+    size = count = 0
+    for name, tensor in tensors.items():
+        amount = tensor.numel() * tensor.element_size()
+        if shard and size + amount > limit:
+            save_file(shard, folder / f"{count:02d}.safetensors")
+            shard, size, count = {}, 0, count + 1
+        shard[name] = tensor.detach().cpu().contiguous()
+        size += amount
+    save_file(shard, folder / f"{count:02d}.safetensors")
+
+
+def checkpoint_read(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint folder."""
+    return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}
 
 
 def _narrowed(name: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -113,9 +113,18 @@ def films_plain(images: Sequence[NDArray[np.float32]], *, kind: int, tokens: int
     )
 
 
-def others_simulate(seeds: Sequence[int], *, size: int) -> list[NDArray[np.float32]]:
-    """Simulated pictures that are no chest films, prepared."""
-    return [film_prepare(other_render(seed, size=size), size=size) for seed in seeds]
+def others_simulate(seeds: Sequence[int], *, size: int, processes: int = 1) -> list[NDArray[np.float32]]:
+    """Simulated pictures that are no chest films, prepared, on `processes` processes."""
+    jobs = [(seed, size) for seed in seeds]
+    if processes == 1:
+        return [_other(job) for job in jobs]
+    with ProcessPoolExecutor(processes) as pool:
+        return list(pool.map(_other, jobs, chunksize=32))
+
+
+def _other(job: tuple[int, int]) -> NDArray[np.float32]:
+    seed, size = job
+    return film_prepare(other_render(seed, size=size), size=size)
 
 
 def files_prepare(paths: Sequence[Path], *, size: int) -> list[NDArray[np.float32]]:

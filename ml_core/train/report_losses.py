@@ -39,10 +39,23 @@ def box_loss(seen: Seen, boxes: Tensor) -> Tensor:
 
 def text_loss(logits: Tensor, text: Tensor) -> Tensor:
     """Cross-entropy of the next token where it is text or STOP; control tokens are given, never guessed."""
-    target = text[:, 1:]
-    wanted = ((target >= FIRST_TEXT) | (target == STOP)) & (target != PAD)
+    target, wanted = _written(text)
     loss = functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), target, reduction="none")
     return (loss * wanted).sum() / wanted.sum().clamp_min(1)
+
+
+def words_kl(logits: Tensor, text: Tensor, *, teacher: Tensor) -> Tensor:
+    """KL(teacher ‖ student) of the next token's distribution (b n v) where it is text or STOP, mean over those."""
+    _, wanted = _written(text)
+    own, other = logits[:, :-1].float().log_softmax(-1), teacher[:, :-1].float().log_softmax(-1)
+    divergence = (other.exp() * (other - own)).sum(-1)
+    return (divergence * wanted).sum() / wanted.sum().clamp_min(1)
+
+
+def _written(text: Tensor) -> tuple[Tensor, Tensor]:
+    """The next tokens (b n-1) and where they are the model's to guess."""
+    target = text[:, 1:]
+    return target, ((target >= FIRST_TEXT) | (target == STOP)) & (target != PAD)
 
 
 def pictures_vary(images: Tensor, *, move: Tensor, generator: torch.Generator) -> Tensor:
