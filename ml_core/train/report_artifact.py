@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from ml_core import artifacts
@@ -121,11 +121,6 @@ def checkpoint_write(folder: Path, tensors: dict[str, torch.Tensor], *, limit: i
         shard[name] = tensor.detach().cpu().contiguous()
         size += amount
     save_file(shard, folder / f"{count:02d}.safetensors")
-
-
-def checkpoint_read(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint folder."""
-    return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}
 
 
 def _narrowed(name: str, tensor: torch.Tensor) -> torch.Tensor:
