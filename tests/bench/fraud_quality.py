@@ -17,13 +17,12 @@ import torch
 import xgboost as xgb
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from testkit.shared import SHARED
+from testkit.fraud_scores import CASES, RAW, TEST_FOLDS, figures
 
 from ml_core.data.fraud_features import FEATURES
-from ml_core.data.handbook import Table, card_precision, events_of, fold, read_table
+from ml_core.data.handbook import Table, events_of, fold, read_table
 from ml_core.data.replay import Inputs, Replay
 from ml_core.evals.bench import meta
 from ml_core.evals.fraud import CHUNK, SHIPPED
@@ -31,8 +30,6 @@ from ml_core.models.fraud_student import FraudStudent
 from ml_core.serving.fraud import FraudScorer
 from ml_core.train.fraud_presets import fraud_dfad_int8
 
-RAW = SHARED / "data" / "fraud" / "handbook_raw_2018-04-01_2018-09-04.parquet"
-FOLDS = ("2018-07-25", "2018-08-01", "2018-08-08", "2018-08-15")
 BOOK = [*range(3), *range(4, 16)]  # the Handbook's 15 features: amount, weekend, night and the windows
 COMMAND = "python -m tests.bench.run fraud-quality --teacher CHECKPOINTS"
 RESULT = Path(__file__).parent / "results" / "fraud-quality.json"
@@ -47,7 +44,7 @@ def main() -> int:
     if not RAW.exists():
         raise SystemExit(f"the shared data is not at {RAW}")
     table = read_table(RAW)
-    folds = {first: fold(table, first_day=date.fromisoformat(first)) for first in FOLDS}
+    folds = {first: fold(table, first_day=date.fromisoformat(first)) for first in TEST_FOLDS}
     scores, features = _replay(table, folds, teacher=options.teacher)
     for name, fit in _baselines().items():
         scores[name] = {}
@@ -72,7 +69,7 @@ def _replay(table: Table, folds: dict, *, teacher: Path | None) -> tuple[dict, n
     """Scores of the student (and of its teacher on the standard week), and the features of every row that is needed."""
     scorer, others = FraudScorer(SHIPPED), _teacher(teacher)
     wanted = np.unique(np.concatenate([test for _, test in folds.values()]))
-    standard = folds[FOLDS[0]][1]
+    standard = folds[TEST_FOLDS[0]][1]
     features = np.zeros((len(table), len(FEATURES)), np.float32)
     raw = {name: np.full(len(table), np.nan) for name in ("Assay student INT8", *others)}
     events, replay = events_of(table), Replay()
@@ -149,49 +146,11 @@ def _sklearn(make: Callable, columns: list[int]) -> Model:
 
 def _measure(table: Table, folds: dict, *, name: str, scores: dict[str, np.ndarray]) -> list[dict]:
     """Rows for the standard week and, where all four were scored, for the mean of the four."""
-    out = []
-    for case, chosen in (("standard week", FOLDS[:1]), ("mean of 4 test weeks", FOLDS)):
-        if not set(chosen) <= set(scores):
-            continue
-        days = [_days(table, folds[first][1], scores[first]) for first in chosen]
-        for metric, value, draws in _figures(days, seed=0):
-            low, high = np.percentile(draws, [2.5, 97.5])
-            out.append(
-                {
-                    "case": case, "system": name, "metric": metric, "value": value, "unit": "1",
-                    "low": float(low), "high": float(high), "n": sum(len(d["y"]) for fold_ in days for d in fold_),
-                }
-            )  # fmt: skip
+    out, tests = [], {first: test for first, (_, test) in folds.items()}
+    for case, chosen in CASES.items():
+        if set(chosen) <= set(scores):
+            out += figures(table, tests=tests, scores=scores, folds=chosen).rows(case=case, system=name)
     return out
-
-
-def _days(table: Table, test: np.ndarray, score: np.ndarray) -> list[dict]:
-    """Per test day: labels, scores and its share of CP@100 (cards caught on earlier days left out)."""
-    day, out = table.day[test], []
-    shares = []
-    for k, today in enumerate(np.unique(day)):
-        upto = day <= today
-        mean = card_precision(
-            day=day[upto], card=table.card[test][upto], fraud=table.fraud[test][upto], score=score[upto]
-        )
-        shares.append(mean * (k + 1) - sum(shares))
-        out.append({"y": table.fraud[test][day == today], "s": score[day == today], "cp": shares[-1]})
-    return out
-
-
-def _figures(folds: list[list[dict]], *, seed: int) -> list[tuple[str, float, np.ndarray]]:
-    """(metric, value, bootstrap draws over days) for auc, ap and cp100, each the mean over folds."""
-    rng = np.random.default_rng(seed)
-    picks = [[np.arange(len(days)) for days in folds]]
-    picks += [[rng.integers(0, len(days), len(days)) for days in folds] for _ in range(200)]
-    table = np.array([np.mean([_one(days, pick) for days, pick in zip(folds, p, strict=True)], axis=0) for p in picks])
-    return [(metric, float(table[0, k]), table[1:, k]) for k, metric in enumerate(("auc", "ap", "cp100"))]
-
-
-def _one(days: list[dict], pick: np.ndarray) -> tuple[float, float, float]:
-    y = np.concatenate([days[k]["y"] for k in pick])
-    s = np.concatenate([days[k]["s"] for k in pick])
-    return roc_auc_score(y, s), average_precision_score(y, s), float(np.mean([days[k]["cp"] for k in pick]))
 
 
 if __name__ == "__main__":
