@@ -15,6 +15,7 @@ from ml_core.data.chest import other_render
 from ml_core.data.labeller import label_report
 from ml_core.data.phantom import render
 from ml_core.data.phantom_dicom import ENCODINGS, make_studies, to_dicom
+from ml_core.data.phantom_disease import Disease
 from ml_core.evals.report import SHIPPED
 from ml_core.serving.report import BATCH, ReportDrafter
 
@@ -84,6 +85,30 @@ def test_the_same_film_in_any_encoding_gives_the_same_draft(drafter):
     assert len({tuple(text(each)) for each in drafts}) == 1, {each.study_key: text(each) for each in drafts}
     (coarse,) = draft(drafter, ("eight_bit", files["eight_bit"]))
     assert [finding.state for finding in coarse.findings] == [finding.state for finding in drafts[0].findings]
+
+
+def test_films_of_our_simulator_are_judged_by_rules_of_their_own_and_a_picture_of_one_is_not(drafter):
+    """A heart large enough for any reader: asserted where the header says "simulated", else only raised."""
+    film = render(40, findings=(Disease(name="Cardiomegaly", kind="cardiomegaly", severity=1.0),), size=512)
+    study = SIMULATED[0]
+    told, silent = draft(
+        drafter,
+        ("dicom", to_dicom(film, patient=study.patient, study=study.header)),
+        ("png", png(film.pixels / 4095)),
+    )
+    states = [{one.name: one.state for one in each.findings} for each in (told, silent)]
+    assert states[0]["Cardiomegaly"] is FindingState.POSITIVE
+    assert states[1]["Cardiomegaly"] is FindingState.UNCERTAIN
+    assert told.findings[0].probability == pytest.approx(silent.findings[0].probability, abs=0.02)
+
+
+def test_a_study_with_a_film_from_elsewhere_is_judged_as_real(drafter):
+    film = render(40, findings=(Disease(name="Cardiomegaly", kind="cardiomegaly", severity=1.0),), size=512)
+    study = SIMULATED[0]
+    (mixed,) = draft(
+        drafter, ("mixed", to_dicom(film, patient=study.patient, study=study.header), png(film.pixels / 4095))
+    )
+    assert {one.name: one.state for one in mixed.findings}["Cardiomegaly"] is FindingState.UNCERTAIN
 
 
 def test_what_is_asserted_stands_in_the_text_and_nothing_else_does(sixteen):
