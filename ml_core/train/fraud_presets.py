@@ -54,7 +54,7 @@ def fraud_dfad_schema() -> FraudTraining:
     return FraudTraining(
         name="fraud_dfad_schema",
         trees=TreeSettings(trees=200, leaves=7, min_leaf=100),
-        student_fit=FitSettings(epochs=6, batch=512, rate=2e-3, decay=0.05, seconds=400),
+        student_fit=FitSettings(epochs=10, batch=256, rate=1.5e-3, decay=0.05, seconds=1_500),
         dfad=DFADConfig(alpha=0.1, token_share=1.0),
         quantize_rows=20_000,
         device="cpu",
