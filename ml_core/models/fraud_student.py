@@ -29,6 +29,7 @@ class FraudStudentConfig:
     """Sizes. `features` and `channels` are the inputs' widths; `wide` is the hidden width of the feature token.
 
     `categories`: how many codes each category has; their codes are the inputs' last columns, behind the `features`.
+    `amount_unit`: what the amount's steps and its index count in; a table in yen or dinar wants a larger one than 1.
     """
 
     features: int
@@ -44,6 +45,7 @@ class FraudStudentConfig:
     dropout: float = 0.0
     categories: tuple[int, ...] = ()
     category_width: int = 8
+    amount_unit: float = 1.0
 
 
 class Taps(NamedTuple):
@@ -121,7 +123,7 @@ class FraudStudent(nn.Module):
         return logits * self.calibration[0] + self.calibration[1]
 
     def _encode(self, features: Tensor) -> Tensor:
-        amount, codes = features[:, 0], features[:, self.config.features :].long()
+        amount, codes = features[:, 0] / self.config.amount_unit, features[:, self.config.features :].long()
         numbers = features[:, : self.config.features]
         smooth = ((compress(numbers) - self.feature_mean) / self.feature_std).clamp(-6.0, 6.0)
         log_amount = torch.log(amount.clamp_min(0.01))[:, None]

@@ -22,7 +22,7 @@ from ml_core.train.fraud_card import model_card
 from ml_core.train.fraud_data import Batch, Samples
 from ml_core.train.fraud_fit import predict, task_loss
 from ml_core.train.fraud_presets import training_of
-from ml_core.train.fraud_schema import mapped_rows, with_extras
+from ml_core.train.fraud_schema import in_units, mapped_rows, with_extras
 from ml_core.train.fraud_stages import (
     FraudTraining,
     Rows,
@@ -49,7 +49,7 @@ def run(spec: RunSpec, folder: Path | str, log: EventLog) -> RunOutcome:
     log.stage("Data", index=1, of=STAGES)
     champion = _champion(spec)
     rows = _rows(training, spec, root)
-    training = with_extras(training, rows.extras)
+    training = in_units(with_extras(training, rows.extras), rows)
     frauds = int(rows.train.fraud.sum())
     log.log(f"{len(rows.train)} transactions to learn from, {frauds} of them fraud; {len(rows.guard)} held back")
     start = _start(champion, training.student) if training.from_champion else None

@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from ml_core.config import to_mapping
 from ml_core.data.extra_inputs import ExtraInputs, fit_extras
@@ -11,7 +14,7 @@ from ml_core.data.fraud_features import FEATURES
 from ml_core.data.mapped_table import read_mapped
 from ml_core.data.mapping import read_mapping
 from ml_core.errors import RunError
-from ml_core.models.fraud_student import FraudStudentConfig
+from ml_core.models.fraud_student import AMOUNT_BINS, FraudStudentConfig
 from ml_core.train.fraud_data import table_samples
 from ml_core.train.fraud_stages import FraudTraining, Rows, split_table, table_digest
 
@@ -56,3 +59,19 @@ def with_extras(training: FraudTraining, extras: ExtraInputs | None) -> FraudTra
         return replace(config, features=len(FEATURES) + len(extras.numbers), categories=extras.sizes)
 
     return replace(training, student=widened(training.student), transformer=widened(training.transformer))
+
+
+def in_units(training: FraudTraining, rows: Rows) -> FraudTraining:
+    """The training with models whose amount steps cover the rows' amounts, where it begins from random weights.
+
+    The unit is the smallest power of ten (1 at least) in which 99.9% of the amounts have an index of their own.
+    """
+    if training.banks or training.from_champion:
+        return training
+    most = float(np.quantile(rows.train.features[:, 0], 0.999))
+    unit = 10.0 ** max(0, math.ceil(math.log10(max(most, 1.0) / AMOUNT_BINS)))
+    return replace(
+        training,
+        student=replace(training.student, amount_unit=unit),
+        transformer=replace(training.transformer, amount_unit=unit),
+    )

@@ -16,16 +16,19 @@ from sklearn.metrics import roc_auc_score
 from ml_core.__main__ import main
 from ml_core.contracts import ModelKey, ModelKind, RunSpec, ScoreRequest, Transaction
 from ml_core.data.bank import simulate, write_parquet
+from ml_core.data.fraud_features import CHANNELS, FEATURES
 from ml_core.data.handbook import events_of, read_table
 from ml_core.data.mapped_table import join_mapped, read_mapped
 from ml_core.data.mapping import read_mapping
 from ml_core.data.replay import Replay
 from ml_core.evals.fraud import score_mapped
 from ml_core.events import EventLog
+from ml_core.models.fraud_student import FraudStudent, FraudStudentConfig
 from ml_core.serving.fraud import FraudScorer
 from ml_core.train.fraud import run
 from ml_core.train.fraud_fit import FitSettings
-from ml_core.train.fraud_presets import PRESETS, SIZES
+from ml_core.train.fraud_presets import PRESETS, SIZES, fraud_dfad_schema, fraud_dfad_small
+from ml_core.train.fraud_schema import in_units, mapped_rows
 from ml_core.train.fraud_teacher import TreeSettings
 
 RENAMED = """
@@ -193,6 +196,36 @@ def test_the_scheme_alone_moves_the_score_and_a_new_one_is_no_error(learnt: Path
     assert probability(BAD) > 10 * probability("scheme-4")
     assert probability("a scheme of next year") < probability(BAD)
     assert probability(None) < probability(BAD)
+
+
+@pytest.mark.parametrize(("factor", "unit"), [(1, 1.0), (10, 10.0), (1_000, 1_000.0)])
+def test_amounts_of_another_scale_get_steps_of_their_own(renamed, tmp_path: Path, factor: int, unit: float) -> None:
+    """The bank's amounts end near 400: in another currency they would be 10 or 1,000 times as large."""
+    place = renamed.column_names.index("paid")
+    paid = pa.array(renamed["paid"].to_numpy() * factor)
+    pq.write_table(renamed.set_column(place, "paid", paid), tmp_path / "t.parquet")
+    (tmp_path / "mapping.toml").write_text(RENAMED)
+    rows = mapped_rows(tmp_path / "t.parquet", mapping=tmp_path / "mapping.toml", limit=10**6, seed=0)
+    training = in_units(fraud_dfad_schema(), rows)
+    assert (training.student.amount_unit, training.transformer.amount_unit) == (unit, unit)
+    assert in_units(fraud_dfad_small(), rows) == fraud_dfad_small(), "the champion's steps are kept"
+
+
+def test_an_amount_in_a_larger_unit_reads_like_one_in_a_smaller() -> None:
+    torch.manual_seed(0)
+    config = FraudStudentConfig(features=len(FEATURES), channels=len(CHANNELS), d=16, ffn=16, wide=16)
+    first, second = FraudStudent(config).eval(), FraudStudent(replace(config, amount_unit=1_000.0)).eval()
+    torch.nn.init.normal_(first.amount_bin.weight)
+    with torch.no_grad():
+        first.wide_in.weight[:, 0] = 0.0  # what it reads of the amount beside steps and index has no unit
+    second.load_state_dict(first.state_dict())
+    features = torch.rand(50, len(FEATURES)) * 900
+    card, terminal = torch.rand(50, 16, len(CHANNELS)), torch.rand(50, 24, len(CHANNELS))
+    expected = first(features, card, terminal)
+    assert torch.allclose(
+        second(features * torch.tensor([1_000.0] + [1.0] * (len(FEATURES) - 1)), card, terminal), expected
+    )
+    assert not torch.allclose(second(features, card, terminal), expected)
 
 
 def _transaction(table, i: int, row: dict) -> Transaction:
