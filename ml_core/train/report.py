@@ -111,7 +111,8 @@ def _fit(
     if params.teacher == "chain":
         pictures = Pictures(spec, folder, params)
         ends = started + params.seconds - params.reserve if params.seconds else 0.0
-        chain = chain_fit(spec, params, films, config, stem=stem, log=log, ends=ends)
+        start = _start(spec, folder, config, tokenizer) if "start" in spec.inputs else None
+        chain = chain_fit(spec, params, films, config, stem=stem, log=log, ends=ends, start=start)
         chain_write(folder, chain, films, pictures, tokenizer=tokenizer, device=params.device, log=log)
         return chain.students[chain.chosen].cpu(), tokenizer, chain.rules[chain.chosen], films
     log.stage("teacher", index=2, of=stages)
@@ -127,6 +128,15 @@ def _fit(
     (folder / "checkpoints" / "rules.json").write_text(json.dumps(rules, indent=1))
     (folder / "checkpoints" / "tokenizer.json").write_text(tokenizer.json)
     return student.cpu(), tokenizer, rules, films
+
+
+def _start(spec: RunSpec, folder: Path, config: ReportStudentConfig, tokenizer: ReportTokenizer) -> ReportStudent:
+    """The artifact of the input `start` as the students' first weights; it must have their shape and their tokens."""
+    path = input_path(spec, folder, "start")
+    student, tokens, _, _ = student_read(path)
+    if student.config != config or tokens.json != tokenizer.json:
+        raise RunError(f"start: {path} has another shape or other tokens than the students of this run")
+    return student
 
 
 def _student(

@@ -18,6 +18,7 @@ from ml_core.data.chest import film_prepare, folder_read
 from ml_core.data.dicom import image_read
 from ml_core.data.report_tokens import ReportTokenizer
 from ml_core.distill.dfad import DFADConfig
+from ml_core.errors import RunError
 from ml_core.models.cnn_teacher import CnnTeacher
 from ml_core.models.report_rules import Rules
 from ml_core.models.report_student import ReportStudent, ReportStudentConfig
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 _CNN, _LARGE = 0.09, 0.38  # shares of the time left that the CNN gets, then the large teacher
 _ALIGNMENT = DFADConfig(alpha=0.4)
 _HEAD = 64  # width of a head
+_PUPILS = ("chain", "cnn", "plain")  # from the large side, from the CNN, from the labels alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,14 +77,17 @@ def chain_fit(
     *,
     stem: dict[str, Tensor],
     log: "EventLog",
-    ends: float,
+    ends: float = 0.0,
+    start: ReportStudent | None = None,
 ) -> Chain:
-    """Fit the CNN, the large model from it, and three students: from the CNN, from the large side, from labels alone.
+    """Fit the CNN, the large model from it, and the students `params.pupils`: from random weights, or from `start`.
 
-    The large side is the large model, or its mean with the CNN, whichever has the better mean ROC-AUC on the films held
-    out (without labelled ones on simulated ones); of the students the best by the same figure is chosen. `ends`: the
-    monotonic time by which all fits must be through (0: no limit).
+    The students' large teacher is the large model, or its mean with the CNN, whichever has the better mean ROC-AUC on
+    the films held out and on simulated ones not learnt from; the best student by the same figure is chosen. `ends`: the
+    monotonic time by which all fits must be through (0: no limit). Raises RunError for a pupil that does not exist.
     """
+    if not params.pupils or (unknown := set(params.pupils.split(",")) - set(_PUPILS)):
+        raise RunError(f"pupils: some of {', '.join(_PUPILS)} are wanted, not {params.pupils!r}; unknown: {unknown}")
 
     def left(share: float) -> float:
         return max(1.0, (ends - time.monotonic()) * share) if ends else 0.0
@@ -93,32 +98,27 @@ def chain_fit(
     log.stage("teacher", index=2, of=6)
     cnn = cnn_fit(films, params, seed=spec.seed, stem=stem, log=log, seconds=left(_CNN))
     log.stage("large teacher", index=3, of=6)
-    large = student_start(large_config(config, params), stem=stem, log=log)
     options = FitOptions(
         steps=params.large_steps, batch=params.large_batch, rate=params.large_rate, device=params.device,
         seed=spec.seed + 2, seconds=left(_LARGE),
     )  # fmt: skip
+    large = student_start(large_config(config, params), stem=stem, log=log)
     pupil = Pupil(name="large", model=large, teacher=CnnLessons(cnn), config=_ALIGNMENT)
     (large,) = students_fit([pupil], films.train, options, reporter(log, options), check=check)
     sides = {"large": DrafterLessons(large), "mean": DrafterLessons(large, cnn=cnn)}
-    figures = {name: auc_figures(model, films, device=params.device) for name, model in {"cnn": cnn, **sides}.items()}
-    for name, figure in figures.items():
-        log.eval(f"held_out/{name}", metrics=figure)
-    side = max(sides, key=lambda name: _merit(figures[name]))
-    log.log(f"the students' large teacher is {side}")
+    side = _best(sides, films, params, log=log)
     log.stage("students", index=4, of=6)
-    start = student_start(config, stem=stem, log=log)
+    teachers = dict(zip(_PUPILS, (sides[side], CnnLessons(cnn), None), strict=True))
+    first = start or student_start(config, stem=stem, log=log)
     pupils = [
-        Pupil(name="chain", model=start, teacher=sides[side], config=_ALIGNMENT),
-        Pupil(name="cnn", model=copy.deepcopy(start), teacher=CnnLessons(cnn), config=_ALIGNMENT),
-        Pupil(name="plain", model=copy.deepcopy(start), teacher=None),
+        Pupil(name=name, model=copy.deepcopy(first), teacher=teachers[name], config=_ALIGNMENT)
+        for name in params.pupils.split(",")
     ]
     options = replace(
         options, steps=params.student_steps, batch=params.batch, rate=params.rate, seed=spec.seed + 1, seconds=left(1.0)
     )
     fitted = students_fit(pupils, films.train, options, reporter(log, options), check=check)
     students = {pupil.name: model for pupil, model in zip(pupils, fitted, strict=True)}
-    merits = {name: auc_figures(model, films, device=params.device) for name, model in students.items()}
     writers = {"large": large, **students}
     return Chain(
         cnn=cnn,
@@ -126,8 +126,19 @@ def chain_fit(
         mean=sides["mean"],
         students=students,
         rules={name: rules_choose(model, films, device=params.device) for name, model in writers.items()},
-        chosen=max(merits, key=lambda name: _merit(merits[name])),
+        chosen=_best(students, films, params, log=log),
     )
+
+
+def _best(models: Mapping[str, nn.Module], films: Films, params: ReportParams, *, log: "EventLog") -> str:
+    merits = {}
+    for name, model in models.items():
+        figures = auc_figures(model, films, device=params.device)
+        log.eval(f"held_out/{name}", metrics=figures)
+        merits[name] = sum(figures.values()) / len(figures)
+    best = max(merits, key=lambda name: merits[name])
+    log.log(f"{best} is the best of {', '.join(merits)}")
+    return best
 
 
 def large_config(config: ReportStudentConfig, params: ReportParams) -> ReportStudentConfig:
@@ -206,10 +217,6 @@ def _scores(chain: Chain, films: Films, pictures: Pictures, *, device: str) -> d
 
 def _halved(tensor: Tensor) -> Tensor:
     return tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
-
-
-def _merit(figures: Mapping[str, float]) -> float:
-    return figures.get("real/mean", figures["sim/mean"])
 
 
 def _cores() -> int:

@@ -56,6 +56,7 @@ class ReportParams:
     large_steps: int = 900
     large_batch: int = 160
     large_rate: float = 3e-4
+    pupils: str = "chain,cnn,plain"  # a chain's students: from the large side, from the CNN, from labels alone
     scored: int = 160  # films of report-quality that a chain's models are asked about
     seconds: float = 0.0  # a chain's wall clock from its start to its last file: fewer steps in time; 0: no limit
     reserve: float = 75.0  # of those, what is kept for figures, drafts and files

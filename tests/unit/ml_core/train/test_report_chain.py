@@ -89,6 +89,25 @@ def test_the_large_model_is_the_students_architecture_made_large() -> None:
     assert (large.image_size, large.vocabulary, large.stem) == (student.image_size, 900, student.stem)
 
 
+def test_a_pupil_that_does_not_exist_is_refused_by_name(tmp_path: Path) -> None:
+    with EventLog(tmp_path) as log, pytest.raises(RunError, match="oracle"):
+        run(replace(tiny(), params=tiny().params | {"pupils": "chain,oracle"}), tmp_path, log)
+
+
+@pytest.mark.slow
+def test_students_go_on_from_an_artifact_of_their_shape_and_from_no_other(ran: Path, tmp_path: Path) -> None:
+    params = tiny().params | {"pupils": "plain", "rate": 0.0}
+    start = str(ran / "students" / "plain")
+    with EventLog(tmp_path) as log:
+        run(replace(tiny(start=start), params=params), tmp_path, log)
+        with pytest.raises(RunError, match="another shape"):
+            run(replace(tiny(start=start), params=params | {"encoder_depth": 1}), tmp_path, log)
+    first, last = (artifacts.load_tensors(folder) for folder in (Path(start), tmp_path / "artifact"))
+    name = "encoder.blocks.0.attn.qkv.weight"  # at a rate of 0 nothing but the running statistics moves
+    assert (first[name].int() - last[name].int()).abs().max() <= 1
+    assert [path.name for path in (tmp_path / "students").iterdir()] == ["plain"]
+
+
 def test_a_teacher_that_does_not_exist_is_refused_by_name(tmp_path: Path) -> None:
     with EventLog(tmp_path) as log, pytest.raises(RunError, match="oracle"):
         run(replace(tiny(), params=TINY | {"teacher": "oracle"}), tmp_path, log)
