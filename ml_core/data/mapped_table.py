@@ -6,7 +6,8 @@ are at fault and the first of them (rows are counted from 0, as in the file). Ru
 - Times are cut to whole seconds. Text is read by its format; a timestamp with a zone is taken in UTC.
 - Amounts are not negative and below 10^11 units; `decimal` rounds to cents, the other units take whole numbers only.
 - CSV: an empty cell is a null and nothing else is ("NA" is a text); columns of categories and of dates with a format
-  are text as they stand there, other types are inferred, so that keys that all look like numbers are numbers.
+  are text as they stand there, so are keys unless all of a column are whole numbers without leading zeros ("007" is not
+  the card 7); other types are inferred.
 """
 
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 CENTS_MAX = 10**13
+_WHOLE = "^(0|-?[1-9][0-9]{0,17})$"
 _SUFFIXES = (".parquet", ".csv", ".csv.gz")
 
 
@@ -121,14 +123,25 @@ def _read(path: Path, mapping: TableMapping) -> "pa.Table":
             return pyarrow.parquet.read_table(path, columns=wanted)
         as_text = [each.column for each in mapping.inputs if each.kind == "category" or each.format]
         as_text += [mapping.time.column] if mapping.time.format else []
+        as_text += [mapping.id, mapping.card, mapping.terminal]
         options = pyarrow.csv.ConvertOptions(
             null_values=[""], strings_can_be_null=True, column_types=dict.fromkeys(as_text, pa.string())
         )
         frame = pyarrow.csv.read_csv(path, convert_options=options)
         _refuse_missing(frame.column_names, path, mapping)
+        for key in (mapping.id, mapping.card, mapping.terminal):
+            frame = frame.set_column(frame.column_names.index(key), key, _whole_numbers(frame.column(key)))
         return frame.select(wanted)
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
+
+
+def _whole_numbers(keys: "pa.ChunkedArray") -> "pa.ChunkedArray":
+    """Keys of a CSV as int64 where every one is written as a whole number is, else as they stand."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return keys.cast(pa.int64()) if pc.all(pc.match_substring_regex(keys, _WHOLE)).as_py() else keys
 
 
 def _refuse_missing(names: list[str], path: Path, mapping: TableMapping) -> None:

@@ -158,6 +158,21 @@ def test_csv_keeps_the_text_na_and_takes_an_empty_cell_for_a_null(tmp_path: Path
         read_mapped(path, mapping())
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (["7", "10", "-3"], [7, 10, -3]),
+        (["007", "7", "10"], ["007", "7", "10"]),
+        (["7", "0x", "1e2"], ["7", "0x", "1e2"]),
+    ],
+)
+def test_keys_of_a_csv_are_numbers_only_where_nothing_is_lost_by_it(tmp_path: Path, written: list, read: list) -> None:
+    lines = [f"{place},{card},shop,2026-03-01 12:00:0{place},100,false" for place, card in enumerate(written)]
+    (tmp_path / "t.csv").write_text("\n".join(["tx,payer,shop,booked,paid,bad", *lines]))
+    got = read_mapped(tmp_path / "t.csv", mapping()).table
+    assert (got.card.tolist(), got.id.tolist(), got.terminal.tolist()) == (read, [0, 1, 2], ["shop"] * 3)
+
+
 def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"t.xlsx: not one of .parquet, .csv, .csv.gz"):
         read_mapped(tmp_path / "t.xlsx", mapping())
