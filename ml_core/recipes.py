@@ -24,6 +24,16 @@ def fraud_dfad_small() -> RunSpec:
     return RunSpec(kind=ModelKind.FRAUD, recipe="fraud_dfad_small")
 
 
+def fraud_week() -> RunSpec:
+    """One week's labels of a bank → INT8 student; input transactions, params first_day (ISO), rows, unlabelled."""
+    return RunSpec(kind=ModelKind.FRAUD, recipe="fraud_week")
+
+
+def fraud_past() -> RunSpec:
+    """All labels of a bank's past → INT8 student; input transactions, params first_day (of the last week) and rows."""
+    return RunSpec(kind=ModelKind.FRAUD, recipe="fraud_past")
+
+
 def report_dfad_small() -> RunSpec:
     """Teacher on simulated films → small INT8 drafter; what the training page starts."""
     params: dict[str, int | float | str] = {"phantoms": 96, "others": 16, "batch": 8, "epochs": 2, "teacher": "self"}
@@ -59,6 +69,8 @@ RECIPES: dict[str, Recipe] = {
     "fraud_dfad_int8": fraud_dfad_int8,
     "fraud_dfad_schema": fraud_dfad_schema,
     "fraud_dfad_small": fraud_dfad_small,
+    "fraud_past": fraud_past,
+    "fraud_week": fraud_week,
     "report_chain_int8": report_chain_int8,
     "report_dfad_int8": report_dfad_int8,
     "report_dfad_small": report_dfad_small,

@@ -35,8 +35,10 @@ from ml_core.train.fraud_stages import (
     save_checkpoint,
     table_rows,
     weighted_metrics,
+    with_unlabelled,
 )
 from ml_core.train.fraud_teacher import tree_outputs
+from ml_core.train.fraud_weeks import week_rows
 from ml_core.train.outcome import RunOutcome
 
 STAGES = 5
@@ -57,7 +59,9 @@ def run(spec: RunSpec, folder: Path | str, log: EventLog) -> RunOutcome:
         log.log("the student starts from the champion's weights")
     teachers, student = distil(training, rows, root, log=log, seed=spec.seed, start=start)
     log.stage("Quantize", index=4, of=STAGES)
-    quantized = quantize(student, rows.train, limit=training.quantize_rows, log=log, seed=spec.seed)
+    quantized = quantize(
+        student, rows.train, limit=training.quantize_rows, log=log, seed=spec.seed, device=device_of(training)
+    )
     log.stage("Compare", index=5, of=STAGES)
     guard = Batch.of(rows.guard, device=torch.device("cpu"))
     metrics = weighted_metrics(predict(quantized, guard).numpy(), rows.guard)
@@ -98,30 +102,45 @@ def distil(
         log.eval("held back: transformer", metrics=weighted_metrics(deep, rows.guard))
         log.eval("held back: teacher", metrics=weighted_metrics(0.5 * (trees + deep), rows.guard))
     log.stage("Distil", index=3, of=STAGES)
-    student = fit_student(training, data, teachers, log=log, seed=seed, start=start)
+    taught, taught_by = with_unlabelled(training, rows, teachers)
+    if rows.unlabelled is not None:
+        data = Batch.of(taught, device=device_of(training))
+    student = fit_student(training, data, taught_by, log=log, seed=seed, start=start)
     calibrate(student, guard)
     log.eval("held back: float student", metrics=weighted_metrics(predict(student, guard).numpy(), rows.guard))
     save_checkpoint(folder / "checkpoints", teachers, student)
     return teachers, student.cpu()
 
 
-def quantize(student: FraudStudent, samples: Samples, *, limit: int, log: EventLog, seed: int) -> nn.Module:
-    """Two epochs of training under fake INT8 against the float student and the labels, then the integer model."""
+def quantize(
+    student: FraudStudent,
+    samples: Samples,
+    *,
+    limit: int,
+    log: EventLog,
+    seed: int,
+    device: torch.device | None = None,
+) -> nn.Module:
+    """Two epochs of training under fake INT8 against the float student and the labels, then the integer model.
+
+    At most `limit` samples are trained on, on `device` (the CPU unless given); the integer model lives on the CPU.
+    """
+    device = device or torch.device("cpu")
     rng = numpy_generator(seed, "quantize")
     if len(samples) > limit:
         samples = samples.take(np.sort(rng.choice(len(samples), limit, replace=False)))
-    data = Batch.of(samples, device=torch.device("cpu"))
+    data = Batch.of(samples, device=device)
 
     def epoch(number: int) -> Iterator[Batch]:
         order = torch.from_numpy(numpy_generator(seed, "quantize", number).permutation(len(data)))
         for index in order.split(512):
-            yield data.take(index)
+            yield data.take(index.to(device))
 
     def told(step: int, steps: int, loss: float) -> None:
         if step % 50 == 0:
             log.log(f"INT8 training: step {step}, loss {loss:.5f}")
 
-    quantizer = Quantizer(student, bits=8)
+    quantizer = Quantizer(student.to(device), bits=8)
     quantizer.fit(
         epoch,
         epochs=2,
@@ -131,6 +150,7 @@ def quantize(student: FraudStudent, samples: Samples, *, limit: int, log: EventL
         progress=told,
     )
     model, report = quantizer.convert()
+    student.cpu()
     worst = min((line for line in report if not line.skipped), key=lambda line: line.sqnr_db)
     log.log(f"INT8: {sum(not line.skipped for line in report)} layers, worst {worst.name} at {worst.sqnr_db:.1f} dB")
     return model
@@ -191,6 +211,8 @@ def _rows(training: FraudTraining, spec: RunSpec, root: Path) -> Rows:
     if "transactions" not in spec.inputs:
         raise RunError("inputs: a parquet named transactions is needed")
     path = root / spec.inputs["transactions"]
+    if training.protocol != "table":
+        return week_rows(training, read_table(path), seed=spec.seed)
     if "mapping" not in spec.inputs:
         if _champion_extras(spec) is not None:
             raise RunError("the champion was made for a mapping, so it cannot be compared with")

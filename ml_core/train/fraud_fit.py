@@ -46,9 +46,9 @@ def set_scales(model: FraudStudent, batch: Batch) -> None:
 
 
 def task_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """Weighted binary cross-entropy."""
+    """Weighted binary cross-entropy; rows of weight 0 have no label."""
     losses = functional.binary_cross_entropy_with_logits(logits, batch.fraud, reduction="none")
-    return (losses * batch.weight).sum() / batch.weight.sum()
+    return (losses * batch.weight).sum() / batch.weight.sum().clamp_min(1e-6)
 
 
 def fit_labels(model: FraudStudent, data: Batch, settings: FitSettings, *, log: EventLog, seed: int) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,14 +23,18 @@ from ml_core.errors import RunError
 from ml_core.events import EventLog
 from ml_core.models.fraud_student import FraudStudent, FraudStudentConfig
 from ml_core.seed import derive, numpy_generator, seed_all
-from ml_core.train.fraud_data import BankSize, Batch, Samples, many_banks, table_samples
+from ml_core.train.fraud_data import BankSize, Batch, Samples, concatenate, many_banks, table_samples
 from ml_core.train.fraud_fit import FitSettings, fit_calibration, fit_distil, fit_labels, predict, set_scales
 from ml_core.train.fraud_teacher import TreeOutputs, TreeSettings, fit_trees, tree_outputs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FraudTraining:
-    """Everything that a fraud run depends on. `banks` > 0 trains on simulated banks, 0 on the table given."""
+    """Everything that a fraud run depends on. `banks` > 0 trains on simulated banks, 0 on the table given.
+
+    protocol: how a table is divided: its last week held back ("table"), or by the Handbook's weeks (fraud_weeks.py)
+    with first_day (ISO; "": the newest), warm_days, guard_of and unlabelled_rows.
+    """
 
     name: str
     banks: int = 0
@@ -49,6 +53,11 @@ class FraudTraining:
     dfad: DFADConfig = field(default_factory=DFADConfig)
     quantize_rows: int = 100_000
     table_rows: int = 120_000
+    protocol: Literal["table", "week", "past"] = "table"
+    first_day: str = ""
+    warm_days: int = 30
+    guard_of: int = 12
+    unlabelled_rows: int = 0
     from_champion: bool = False
     workers: int = 0
     device: str = "auto"
@@ -58,13 +67,15 @@ class FraudTraining:
 class Rows:
     """Training rows, guard rows that no fit sees (calibration, metrics), and the digest of what they came from.
 
-    `extras` says what stands behind the features, where a mapping declares more.
+    `extras` says what stands behind the features, where a mapping declares more. Of `unlabelled` rows the labels are
+    never looked at: the student learns the teachers' answers there.
     """
 
     train: Samples
     guard: Samples
     digest: str
     extras: ExtraInputs | None = None
+    unlabelled: Samples | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,6 +181,21 @@ def fit_teachers(training: FraudTraining, rows: Rows, data: Batch, *, log: Event
     return Teachers(booster=booster, transformer=transformer, outputs=outputs)
 
 
+def with_unlabelled(training: FraudTraining, rows: Rows, teachers: Teachers) -> tuple[Samples, Teachers]:
+    """What the student learns from: the training rows and behind them the unlabelled ones, which weigh nothing in the
+    loss on labels; and the teachers with their answers on both."""
+    if rows.unlabelled is None:
+        return rows.train, teachers
+    more = rows.unlabelled
+    blank = replace(more, fraud=np.zeros_like(more.fraud), weight=np.zeros_like(more.weight))
+    answers = tree_outputs(teachers.booster, more.features, threads=training.trees.threads)
+    outputs = TreeOutputs(
+        logits=np.concatenate([teachers.outputs.logits, answers.logits]),
+        leaves=np.concatenate([teachers.outputs.leaves, answers.leaves]),
+    )
+    return concatenate([rows.train, blank]), replace(teachers, outputs=outputs)
+
+
 def fit_student(
     training: FraudTraining,
     data: Batch,
@@ -204,8 +230,9 @@ def calibrate(student: FraudStudent, guard: Batch) -> None:
     """Set the served scale and shift from guard rows, and the reasons' baseline: their ordinary genuine transaction."""
     genuine = torch.nonzero(guard.fraud == 0).squeeze(1)[:100_000]
     ordinary = guard.take(genuine)
-    student.reference_features.copy_(ordinary.features.median(0).values)
-    codes = slice(student.config.features, None)
+    width = len(student.reference_features)
+    student.reference_features.copy_(ordinary.features[:, :width].median(0).values)
+    codes = slice(student.config.features, width)
     student.reference_features[codes] = ordinary.features[:, codes].mode(0).values
     student.reference_card.copy_(ordinary.card.mean(0)[: student.config.card_tokens])
     student.reference_terminal.copy_(ordinary.terminal.mean(0)[: student.config.terminal_tokens])
