@@ -103,8 +103,7 @@ def main(words: list[str] | None = None) -> int:
     if words[:1] == ["evaluate"]:
         from tests.bench import fraud_weeks_evaluate
 
-        sys.argv = ["fraud-weeks-evaluate", *words[1:]]
-        return int(fraud_weeks_evaluate.main() or 0)
+        return fraud_weeks_evaluate.main(words[1:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["train"])
     parser.add_argument("--transactions", type=Path, required=True, help="the Handbook's raw parquet")
