@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, default=Path("var/bench/distill"), help="ledger, logits, teachers, caches")
     parser.add_argument("--device", default="auto", help="cuda where there is one")
     parser.add_argument("--cache", action="store_true", help="teacher's features from the disk: pays on a CPU")
+    parser.add_argument("--graphs", action="store_true", help="training steps as CUDA graphs: small students on a GPU")
     parser.add_argument("--replicates", type=int, default=REPLICATES)
     parser.add_argument("--text-data", type=Path, help="folder of TASK/{train,dev}.parquet")
     parser.add_argument("--teacher", type=Path, help="folder of the text teacher (config.json, safetensors, tokenizer)")
@@ -64,6 +65,7 @@ def run(args: argparse.Namespace, *, trainer: Trainer) -> dict[str, Any]:
         work=args.work,
         device=args.device,
         cached=args.cache,
+        graphs=args.graphs,
         text_data=args.text_data,
         teacher=args.teacher,
         student=args.student,

@@ -1,51 +1,29 @@
 """The generic distillation loop: AdamW, cosine annealing, accumulation, exact resumption, any number of processes."""
 
-import json
 import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 
-from ml_core.config import from_mapping, to_mapping
 from ml_core.distill.cost import Meter
 from ml_core.distill.processes import World, buffers_mean, equal_start, gradients_sum, world_now
 from ml_core.distill.spec import DFADLoss
 from ml_core.errors import RunError
 from ml_core.events import EventLog
 from ml_core.seed import derive
+from ml_core.train.checkpoint import LoopConfig, checkpoint_load, checkpoint_save
+from ml_core.train.graphs import StepGraphs
 
 Batch = Any
-LossOf = Callable[[nn.Module, Batch, float], DFADLoss | Tensor]
+LossOf = Callable[[nn.Module, Batch, Any], DFADLoss | Tensor]  # progress: a float, or a tensor under `graphs`
 _END = object()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoopConfig:
-    """The source's settings of DFAD training by default (engine.md, section 1).
-
-    log_every: steps between two step events; between them nothing waits for the device. checkpoint_steps: steps
-    between two checkpoints; 0 means only at the end of each epoch. checkpoint_seconds: an epoch's end writes one only
-    where the last is so old (short trainings cost less to repeat than to save). None changes what is trained.
-    """
-
-    epochs: int
-    lr: float = 3e-5
-    weight_decay: float = 0.01
-    accumulation: int = 4
-    max_grad_norm: float = 1.0
-    seed: int = 0
-    log_every: int = 1
-    checkpoint_steps: int = 0
-    checkpoint_seconds: float = 0.0
 
 
 def train(
@@ -85,7 +63,7 @@ def train(
     run = _Run(
         config=config,
         models=models,
-        optimizer=torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay),
+        optimizer=_optimizer(parameters, config=config),
         parameters=parameters,
         place=folder / "checkpoints" / "last.safetensors",
         world=world_now(),
@@ -95,6 +73,10 @@ def train(
         on_step=on_step,
         meter=meter,
     )
+    if config.graphs and (run.world.size > 1 or config.accumulation > 1):
+        raise RunError("graphs: for one process without accumulation")
+    if config.graphs:
+        run.graphed = _graphed(run, loss=loss)
     equal_start(models, world=run.world)
     done = 0
     if run.place.exists():
@@ -118,56 +100,6 @@ def cosine_rate(step: int, *, steps: int, peak: float) -> float:
     return peak * 0.5 * (1.0 + math.cos(math.pi * step / max(1, steps)))
 
 
-def checkpoint_save(
-    place: Path,
-    *,
-    models: Mapping[str, nn.Module],
-    optimizer: torch.optim.Optimizer,
-    config: LoopConfig,
-    steps_done: int,
-) -> None:
-    """Write everything that going on needs into one safetensors file, whole or not at all.
-
-    Random numbers need no state: every step begins with its own seed.
-    """
-    tensors = {
-        f"{prefix}.{name}": tensor.detach().cpu().contiguous().clone()
-        for prefix, model in models.items()
-        for name, tensor in model.state_dict().items()
-    }
-    tensors |= {
-        f"optimizer.{index}.{key}": value.detach().cpu().clone()
-        for index, values in optimizer.state_dict()["state"].items()
-        for key, value in values.items()
-    }
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_name(f".{place.name}.partial")
-    body = {"steps_done": steps_done, "config": to_mapping(config)}
-    save_file(tensors, partial, metadata={"state": json.dumps(body)})
-    partial.replace(place)
-
-
-def checkpoint_load(
-    place: Path, *, models: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, config: LoopConfig
-) -> int:
-    """Put a checkpoint back into models and optimiser; returns the number of steps done."""
-    with safe_open(place, framework="pt") as stream:
-        body = json.loads(stream.metadata()["state"])
-    if _training(from_mapping(LoopConfig, body["config"])) != _training(config):
-        raise RunError(f"{place} was written with other settings")
-    tensors = load_file(place)
-    for prefix, model in models.items():
-        own = {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
-        model.load_state_dict(own)
-    state = optimizer.state_dict()
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            state["state"].setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict(state)
-    return int(body["steps_done"])
-
-
 @dataclass(kw_only=True)
 class _Run:
     """What all parts of one training share. `totals`: the losses since the last report, one row a step."""
@@ -185,6 +117,7 @@ class _Run:
     meter: Meter | None
     totals: list[Tensor] = field(default_factory=list)
     saved_at: float = field(default_factory=time.monotonic)
+    graphed: StepGraphs | None = None
 
     @property
     def steps(self) -> int:
@@ -227,10 +160,15 @@ def _epoch(
     last: DFADLoss | Tensor | None = None
     for step in range(start, first + run.per_epoch):
         _seed(run, step=step)
-        result = _group(run, items, step=step, epoch=epoch, loss=loss)
-        last = last if result is None else result
         rate = cosine_rate(step, steps=run.steps, peak=run.config.lr)
-        _update(run, rate=rate)
+        _rate_set(run.optimizer, rate)
+        if run.graphed is None:
+            result = _group(run, items, step=step, epoch=epoch, loss=loss)
+            _update(run)
+        else:
+            result = run.graphed(_next(run, items, epoch=epoch), epoch / run.config.epochs)
+            run.totals.append(_total(result).detach().float().reshape(1).clone())
+        last = last if result is None else result
         if run.on_step is not None:
             run.on_step(step + 1)
         closing = step + 1 == first + run.per_epoch
@@ -249,13 +187,11 @@ def _group(run: _Run, items: Iterator[Batch], *, step: int, epoch: int, loss: Lo
     size, result = run.size(step), None
     totals: dict[int, Tensor] = {}
     for index in range(size):
-        batch = next(items, _END)
-        if batch is _END:
-            raise RunError(f"epoch {epoch + 1} has fewer batches than the {run.batches_per_epoch} said")
+        batch = _next(run, items, epoch=epoch)
         if index % run.world.size != run.world.rank:
             continue
         result = loss(run.models["student"], batch, epoch / run.config.epochs)
-        total = result.total if isinstance(result, DFADLoss) else result
+        total = _total(result)
         (total / size).backward()
         totals[index] = total.detach().float()
     zero = torch.zeros((), device=run.parameters[0].device)
@@ -263,10 +199,51 @@ def _group(run: _Run, items: Iterator[Batch], *, step: int, epoch: int, loss: Lo
     return result
 
 
-def _update(run: _Run, *, rate: float) -> None:
+def _graphed(run: _Run, *, loss: LossOf) -> StepGraphs:
+    """Whole steps, update included, as CUDA graphs."""
+    student = run.models["student"]
+
+    def step(batch: Batch, progress: Tensor) -> DFADLoss | Tensor:
+        result = loss(student, batch, progress)
+        _total(result).backward()
+        _update(run)
+        return result
+
+    return StepGraphs(step, device=run.parameters[0].device)
+
+
+def _next(run: _Run, items: Iterator[Batch], *, epoch: int) -> Batch:
+    batch = next(items, _END)
+    if batch is _END:
+        raise RunError(f"epoch {epoch + 1} has fewer batches than the {run.batches_per_epoch} said")
+    return batch
+
+
+def _total(result: DFADLoss | Tensor) -> Tensor:
+    return result.total if isinstance(result, DFADLoss) else result
+
+
+def _optimizer(parameters: list[nn.Parameter], *, config: LoopConfig) -> torch.optim.AdamW:
+    if not config.graphs:
+        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
+    device = parameters[0].device
+    if device.type != "cuda":
+        raise RunError(f"graphs: the model is on {device}, CUDA graphs need a GPU")
+    rate = torch.tensor(config.lr, device=device)
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=config.weight_decay, capturable=True, fused=True)
+
+
+def _rate_set(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for entry in optimizer.param_groups:
+        if isinstance(entry["lr"], Tensor):
+            entry["lr"].fill_(rate)
+        else:
+            entry["lr"] = rate
+
+
+def _update(run: _Run) -> None:
     gradients_sum(run.parameters, world=run.world)
     for entry in run.optimizer.param_groups:
-        entry["lr"] = rate
         torch.nn.utils.clip_grad_norm_(entry["params"], run.config.max_grad_norm)
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
@@ -330,10 +307,6 @@ def _save(run: _Run, *, done: int) -> None:
 def _seed(run: _Run, *, step: int) -> None:
     rank = ("rank", run.world.rank) if run.world.rank else ()
     torch.manual_seed(derive(run.config.seed, "step", step, *rank))
-
-
-def _training(config: LoopConfig) -> LoopConfig:
-    return replace(config, log_every=1, checkpoint_steps=0, checkpoint_seconds=0.0)
 
 
 def _where(done: int, *, per: int, epochs: int) -> str:

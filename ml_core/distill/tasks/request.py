@@ -20,6 +20,7 @@ class Request:
     work: Path = Path("var/bench/distill")
     device: str = "auto"
     cached: bool = False
+    graphs: bool = False
     text_data: Path | None = None
     teacher: Path | None = None
     student: Path | None = None

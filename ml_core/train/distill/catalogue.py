@@ -70,6 +70,7 @@ def _plan(request: Request, *, tuned: Tuned) -> protocol.Plan:
         work=request.work,
         device=device_named(request.device),
         cached=request.cached,
+        graphs=request.graphs,
     )
 
 

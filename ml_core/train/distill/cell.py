@@ -55,6 +55,7 @@ def cell_run(
     teacher: Teacher,
     folder: Path,
     device: torch.device,
+    graphs: bool = False,
     keep: bool = False,
     name: str = "",
 ) -> tuple[Cell, NDArray[Any], nn.Module]:
@@ -86,6 +87,7 @@ def cell_run(
         folder=folder,
         log=log,
         criterion=criterion,
+        graphs=graphs,
     )
     log.close()
 

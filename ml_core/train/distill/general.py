@@ -28,7 +28,7 @@ from ml_core.seed import derive, seed_all
 from ml_core.train.distill.catalogue import device_named
 from ml_core.train.distill.model import model_train, on_device, shower
 
-_PARAMS = ("epochs", "batch", "rate", "rows", "device")
+_PARAMS = ("epochs", "batch", "rate", "rows", "device", "graphs")
 
 
 def general_run(
@@ -36,7 +36,7 @@ def general_run(
 ) -> dict[str, Any]:
     """Leaves FOLDER/STUDENT.safetensors (`bench distill --general FOLDER` finds it there) and returns what it is.
 
-    inputs: text_data, teacher. params: epochs, batch, rate, rows (at most so many texts; 0: all), device. The loss is
+    inputs: text_data, teacher. params: epochs, batch, rate, rows (at most so many; 0: all), device, graphs. The loss is
     DFAD's alignment alone, tokens, layers and global, to the teacher as it came; there is no task. Interrupted and
     called again it goes on behind the last whole epoch. Raises InputError for unknown names.
     """
@@ -80,6 +80,7 @@ def general_run(
         folder=folder,
         log=log,
         criterion=criterion,
+        graphs=bool(params.get("graphs", 0)),
     )
     log.close()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in student.taps.state_dict().items()}

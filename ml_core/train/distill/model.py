@@ -14,7 +14,8 @@ from ml_core.distill.features import Features
 from ml_core.distill.tasks.task import Batch, Fit, Learner, Split, Task
 from ml_core.events import EventLog
 from ml_core.seed import derive, numpy_generator, torch_generator
-from ml_core.train.loop import LoopConfig, LossOf, train
+from ml_core.train.checkpoint import LoopConfig
+from ml_core.train.loop import LossOf, train
 
 _EVAL_BATCH = 256
 _CHECKPOINT_SECONDS = 60.0
@@ -30,8 +31,12 @@ def model_train(
     folder: Path,
     log: EventLog | None,
     criterion: nn.Module | None = None,
+    graphs: bool = False,
 ) -> None:
-    """Train in place; the order of rows and what varies in a batch depend on the task and the seed alone."""
+    """Train in place; the order of rows and what varies in a batch depend on the task and the seed alone.
+
+    graphs: steps as CUDA graphs (LoopConfig).
+    """
     size = min(fit.batch, len(task.train))
     per_epoch = len(task.train) // size
     config = LoopConfig(
@@ -42,6 +47,7 @@ def model_train(
         seed=derive(seed, "loop", task.name) % 2**31,
         log_every=per_epoch,
         checkpoint_seconds=_CHECKPOINT_SECONDS,
+        graphs=graphs,
     )
 
     def batches(epoch: int) -> Iterator[Batch]:

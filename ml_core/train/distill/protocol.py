@@ -23,7 +23,7 @@ from ml_core.train.distill.teacher import Teacher, teacher_ready, teacher_said
 Say = Callable[[str], None]
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
 SHARES = (0.5, 0.9)
-ALPHAS = (0.1, 0.3, 0.6, 0.9)
+ALPHAS = (0.01, 0.03, 0.1, 0.3, 0.6, 0.9)  # a pretrained student wants little, a random one much
 TUNING_SEEDS = (900_001, 900_002)  # none that a result is reported for
 _WAIT = 0.5  # seconds between two looks at what others have finished
 
@@ -42,6 +42,7 @@ class Plan:
     work: Path
     device: torch.device
     cached: bool = False
+    graphs: bool = False
 
 
 def measure(plan: Plan, *, say: Say = print) -> list[CaseResult]:
@@ -68,7 +69,7 @@ def measure(plan: Plan, *, say: Say = print) -> list[CaseResult]:
 def tune(case: Case, plan: Plan, *, say: Say = print) -> Tuned:
     """Settings by the mean dev value over TUNING_SEEDS on one case: KD's temperature and share (8 trials), then, at
 
-    KD's best, the weight alpha of FitNets, MiniLM and DFAD (4 trials each). As published has nothing to tune. Ties go
+    KD's best, the weight alpha of FitNets, MiniLM and DFAD (6 trials each). As published has nothing to tune. Ties go
     to the earlier trial. Other processes may be at the same trials: each is run once.
     """
     stage = _Stage(case, plan, ledger=Ledger(plan.work), say=say)
@@ -95,7 +96,9 @@ class _Stage:
     @cached_property
     def _teacher(self) -> Teacher:
         plan, task = self._plan, self._task
-        made = teacher_ready(self._case, task, folder=plan.work / "teachers", device=plan.device, cached=plan.cached)
+        made = teacher_ready(
+            self._case, task, folder=plan.work / "teachers", device=plan.device, cached=plan.cached, graphs=plan.graphs
+        )
         value = made.said.values[task.metric]
         self._say(f"{self._case.name}: teacher {task.metric} {value:.4f}, {made.said.params} parameters")
         return made
@@ -174,7 +177,7 @@ class _Stage:
         folder = self._plan.work / "running" / file_name(case.name, name or system, seed, settings)
         cell, outputs, _ = cell_run(
             case, task, system=system, seed=seed, tuned=tuned, teacher=teacher, folder=folder,
-            device=self._plan.device, name=name,
+            device=self._plan.device, graphs=self._plan.graphs, name=name,
         )  # fmt: skip
         self._ledger.add(cell, outputs=outputs)
         value = cell.values[task.metric]

@@ -58,7 +58,9 @@ def teacher_said(case: Case, task: Task, *, folder: Path, digest: str) -> Teache
     return _read(logits, values) if values.exists() and logits.exists() else None
 
 
-def teacher_ready(case: Case, task: Task, *, folder: Path, device: torch.device, cached: bool) -> Teacher:
+def teacher_ready(
+    case: Case, task: Task, *, folder: Path, device: torch.device, cached: bool, graphs: bool = False
+) -> Teacher:
     """The teacher, trained in FOLDER unless it is there already (of the same data and settings).
 
     Where nothing varies a batch, features of the training rows that fit are kept in memory (FeatureMemory); with
@@ -71,7 +73,7 @@ def teacher_ready(case: Case, task: Task, *, folder: Path, device: torch.device,
     model = learner.build(task).to(device)
     if learner.fit is not None:
         with locked(place / "lock"):  # the others find what the first has trained
-            _trained(case, task, model, place=place, device=device)
+            _trained(case, task, model, place=place, device=device, graphs=graphs)
     model.eval().requires_grad_(False)
     show = shower(learner, device=device)
 
@@ -96,7 +98,7 @@ def _place(case: Case, task: Task, *, folder: Path) -> Path:
     return folder / file_name(case.teacher.name, task.name, teacher_recipe(case, task))
 
 
-def _trained(case: Case, task: Task, model: nn.Module, *, place: Path, device: torch.device) -> None:
+def _trained(case: Case, task: Task, model: nn.Module, *, place: Path, device: torch.device, graphs: bool) -> None:
     weights = place / "teacher.safetensors"
     if weights.exists():
         model.load_state_dict(load_file(weights))
@@ -111,6 +113,7 @@ def _trained(case: Case, task: Task, model: nn.Module, *, place: Path, device: t
         loss=lambda student, batch, progress: task.loss(show(student, batch), batch),
         folder=place,
         log=log,
+        graphs=graphs,
     )
     log.close()
     partial = place / ".teacher.partial"

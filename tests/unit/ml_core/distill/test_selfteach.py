@@ -11,7 +11,8 @@ from ml_core.distill.objectives import self_taught, taught_by_depth
 from ml_core.distill.selfteach import DeeperToShallower, EMATeacher, add_noise, mask_tokens
 from ml_core.errors import InputError
 from ml_core.events import EventLog
-from ml_core.train.loop import LoopConfig, train
+from ml_core.train.checkpoint import LoopConfig
+from ml_core.train.loop import train
 
 
 class Student(nn.Module):

@@ -12,7 +12,8 @@ from ml_core.distill.dfad import DFAD, DFADConfig
 from ml_core.distill.features import Features
 from ml_core.distill.selfteach import EMATeacher
 from ml_core.events import EventLog
-from ml_core.train.loop import LoopConfig, train
+from ml_core.train.checkpoint import LoopConfig
+from ml_core.train.loop import train
 
 CONFIG = LoopConfig(epochs=3, lr=3e-3, accumulation=4, seed=5, checkpoint_steps=1)
 

@@ -13,7 +13,8 @@ from ml_core.distill.features import Features
 from ml_core.distill.selfteach import EMATeacher
 from ml_core.errors import RunError
 from ml_core.events import EventLog, read
-from ml_core.train.loop import LoopConfig, cosine_rate, train
+from ml_core.train.checkpoint import LoopConfig
+from ml_core.train.loop import cosine_rate, train
 
 CONFIG = LoopConfig(epochs=4, lr=1e-2, accumulation=4, seed=5)
 
