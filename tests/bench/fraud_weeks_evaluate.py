@@ -36,7 +36,7 @@ COMMAND = "python -m tests.bench.run fraud-weeks evaluate --scores FOLDER --scor
 PAST = "mean of 4 test weeks, all of the past"
 VALIDATION = {"week": "mean of 4 validation weeks", "past": "mean of 4 validation weeks, all of the past"}
 SLICED = (("none", "ceiling"), ("none", "shipped"), ("week", "student"), ("past", "student"), ("past", "lightgbm_rich"))
-_NAME = re.compile(r"(week|past|none)-(\d{4}-\d\d-\d\d)-([\w.]+)\.npz")
+_NAME = re.compile(r"(week|past|none)-(\d{4}-\d\d-\d\d)-(\w+(?:\.\d+)?)\.npz")
 Scores = Mapping[tuple[str, str], Mapping[str, npt.NDArray[Any]]]  # (protocol, system) → fold → one a row
 
 
@@ -80,7 +80,7 @@ def evaluate(table: Table, scores: Scores) -> list[dict[str, Any]]:
     for protocol, case in VALIDATION.items():
         for (of, system), by_fold in scores.items():
             if of == protocol and set(VALIDATION_FOLDS) <= set(by_fold):
-                found = figures(table, tests=tests, scores=by_fold, folds=VALIDATION_FOLDS, draws=200)
+                found = figures(table, tests=tests, scores=by_fold, folds=VALIDATION_FOLDS)
                 rows += found.rows(case=case, system=_title(protocol, system))
     told = story_read(table)
     for protocol, system in (key for key in SLICED if _complete(scores.get(key, {}))):
@@ -118,7 +118,7 @@ def _case(
         if system.startswith("student") and "teacher" in found:
             rows.append(_share(one, found["teacher"], case=case, system=system, metric="ap_of_teacher"))
         if system.startswith(("student", "shipped")):
-            for other in ("lightgbm_rich", "lightgbm_book", "shipped"):
+            for other in ("lightgbm_rich", "lightgbm_book", "shipped", "ceiling"):
                 if other in found and other != system:
                     difference = one.minus(found[other])
                     rows += [

@@ -21,7 +21,7 @@ TEST_FOLDS = ("2018-07-25", "2018-08-01", "2018-08-08", "2018-08-15")
 VALIDATION_FOLDS = ("2018-06-20", "2018-06-27", "2018-07-04", "2018-07-11")
 CASES = {"standard week": TEST_FOLDS[:1], "mean of 4 test weeks": TEST_FOLDS}
 METRICS = ("auc", "ap", "cp100")
-DRAWS = 1_000
+DRAWS = 2_000
 ByFold = Mapping[str, npt.NDArray[Any]]
 
 
@@ -52,32 +52,36 @@ class Figures:
 
 
 class WeekRanking:
-    """One test week, ranked by a system's scores once, so that any resampling of its days is two cumulative sums."""
+    """One test week under a system's scores; counted once by day, so that any resampling of days is a product."""
 
     def __init__(
         self, *, day: npt.NDArray[Any], card: npt.NDArray[Any], fraud: npt.NDArray[Any], score: npt.NDArray[Any]
     ) -> None:
-        self.n = len(day)
         days, number = np.unique(day, return_inverse=True)
-        self.days = len(days)
-        order = np.argsort(-np.asarray(score, np.float64), kind="stable")
-        ranked = np.asarray(score, np.float64)[order]
-        self._last = np.append(np.flatnonzero(np.diff(ranked)), self.n - 1)  # equal scores are one threshold
-        self._day, self._fraud = number[order], np.asarray(fraud)[order].astype(np.float64)
+        self.n, self.days = len(day), len(days)
+        score, fraud = np.asarray(score, np.float64), np.asarray(fraud, bool)
+        at = score[fraud]
+        self._fraud_day = number[fraud]
+        # (frauds, days): of each day, the frauds and the genuine rows that score at least as high, and those equal
+        self._frauds_above = np.zeros((len(at), self.days))
+        self._genuine_above, self._genuine_equal = np.zeros_like(self._frauds_above), np.zeros_like(self._frauds_above)
+        for k in range(self.days):
+            frauds, genuine = (np.sort(score[(number == k) & mask]) for mask in (fraud, ~fraud))
+            self._frauds_above[:, k] = len(frauds) - np.searchsorted(frauds, at, "left")
+            self._genuine_above[:, k] = len(genuine) - np.searchsorted(genuine, at, "left")
+            self._genuine_equal[:, k] = np.searchsorted(genuine, at, "right") - np.searchsorted(genuine, at, "left")
+        self._genuine = np.bincount(number[~fraud], minlength=self.days)
         self._shares = _card_shares(day=day, days=days, card=card, fraud=fraud, score=score)
 
-    def figures(self, times: npt.NDArray[np.int64] | None = None) -> tuple[float, float, float]:
-        """AUC, AP and CP@100 with day d taken `times[d]` times (each once by default)."""
-        times = np.ones(self.days, np.int64) if times is None else times
-        weight = times[self._day].astype(np.float64)
-        caught = np.cumsum(weight * self._fraud)[self._last]
-        alerts = np.cumsum(weight)[self._last]
-        frauds, false = caught[-1], alerts - caught
-        precision = caught / np.maximum(alerts, 1e-300)
-        ap = float(np.sum(np.diff(caught, prepend=0.0) * precision) / frauds)
-        heights = 0.5 * (caught + np.concatenate([[0.0], caught[:-1]]))
-        auc = float(np.sum(np.diff(false, prepend=0.0) * heights) / (frauds * false[-1]))
-        return auc, ap, float(np.sum(times * self._shares) / times.sum())
+    def figures(self, times: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """AUC, AP and CP@100 (draws, 3) with day d taken times[:, d] times (draws, days)."""
+        weight = times[:, self._fraud_day].T.astype(np.float64)
+        caught, false = self._frauds_above @ times.T, self._genuine_above @ times.T
+        frauds, genuine = weight.sum(0), times @ self._genuine
+        ap = (weight * caught / np.maximum(caught + false, 1.0)).sum(0) / frauds
+        below = genuine - false + 0.5 * (self._genuine_equal @ times.T)
+        auc = (weight * below).sum(0) / (frauds * genuine)
+        return np.stack([auc, ap, times @ self._shares / times.sum(1)], axis=1)
 
 
 def test_rows(table: Table, folds: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
@@ -92,7 +96,7 @@ def scores_path(folder: Path, *, protocol: str, first_day: str, system: str) -> 
 
 def scores_write(path: Path, score: npt.NDArray[Any]) -> None:
     """Leave `score` (one a test row, higher is worse) whole or not at all."""
-    partial = path.with_suffix(".partial.npz")
+    partial = path.with_name(f".{path.name}")
     np.savez_compressed(partial, score=np.asarray(score, np.float64))
     partial.replace(path)
 
@@ -106,12 +110,14 @@ def figures(table: Table, *, tests: ByFold, scores: ByFold, folds: Sequence[str]
             raise ValueError(f"{first}: {len(score)} scores for {len(rows)} rows, or some that are not finite")
         weeks.append(WeekRanking(day=table.day[rows], card=table.card[rows], fraud=table.fraud[rows], score=score))
     rng = np.random.default_rng(0)
-    drawn = np.zeros((draws, len(METRICS)))
-    for draw in range(draws):
-        times = [np.bincount(rng.integers(0, week.days, week.days), minlength=week.days) for week in weeks]
-        drawn[draw] = np.mean([week.figures(t) for week, t in zip(weeks, times, strict=True)], axis=0)
-    values = np.mean([week.figures() for week in weeks], axis=0)
+    drawn = np.mean([week.figures(_day_draws(rng, week.days, draws)) for week in weeks], axis=0)
+    values = np.mean([week.figures(np.ones((1, week.days), np.int64))[0] for week in weeks], axis=0)
     return Figures(values=values, draws=drawn, n=sum(week.n for week in weeks))
+
+
+def _day_draws(rng: np.random.Generator, days: int, draws: int) -> npt.NDArray[np.int64]:
+    """How often each day is taken when as many are drawn with replacement, (draws, days)."""
+    return rng.multinomial(days, np.full(days, 1 / days), size=draws)
 
 
 def _card_shares(

@@ -1,7 +1,8 @@
 """Where a ranking of the Handbook's weeks wins and loses: by rule, by moment of the attack, by length of history.
 
-A week's alerts are as many of its highest scores as it has frauds, so that recall and precision are one number. The
-rule behind a fraud (TX_FRAUD_SCENARIO) slices results and never enters a model.
+Recall: a week's alerts are as many of its highest scores as it has frauds. False alarms: genuine rows above the score
+that finds CAUGHT of a week's frauds; a quarter cannot be known, so that finding more would mean guessing.
+The rule behind a fraud (TX_FRAUD_SCENARIO) slices results and never enters a model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from ml_core.data.handbook import DAY_S, Table
 from testkit.fraud_scores import DRAWS, RAW, ByFold
 
 TERMINAL_DAYS, CARD_DAYS = 28, 14
+CAUGHT = 0.7
 Mask = npt.NDArray[np.bool_]
 
 
@@ -111,6 +113,13 @@ def alerts(fraud: npt.NDArray[Any], score: npt.NDArray[Any]) -> Mask:
     return out
 
 
+def false_alarms(fraud: npt.NDArray[Any], score: npt.NDArray[Any]) -> Mask:
+    """Genuine rows that score as high as the fraud with which CAUGHT of all are found."""
+    fraud, score = np.asarray(fraud, bool), np.asarray(score, np.float64)
+    ranked = np.sort(score[fraud])[::-1]
+    return ~fraud & (score >= ranked[int(np.ceil(CAUGHT * len(ranked))) - 1])
+
+
 def slice_rows(
     table: Table, story: Story, *, tests: ByFold, scores: ByFold, folds: Sequence[str], system: str
 ) -> list[dict[str, Any]]:
@@ -120,31 +129,39 @@ def slice_rows(
     """
     rows = np.concatenate([tests[first] for first in folds])
     raised = np.concatenate([alerts(table.fraud[tests[first]], scores[first]) for first in folds])
+    false = np.concatenate([false_alarms(table.fraud[tests[first]], scores[first]) for first in folds])
+    day = table.day[rows]
     out = []
-    day, false = table.day[rows], raised & ~table.fraud[rows]
-    asked = [(name, "recall", mask[rows], raised) for name, mask in fraud_slices(story).items()]
-    causes = false_alarm_causes(story, cents=table.cents)
-    asked += [(name, "share of false alarms", false, mask[rows]) for name, mask in causes.items()]
-    for name, metric, inside, hit in asked:
-        if inside.any():
-            out.append(_row(name, system, metric, inside=inside, hit=inside & hit, day=day))
+    for name, mask in fraud_slices(story).items():
+        if mask[rows].any():
+            value = _by_day(raised & mask[rows], day, of=mask[rows])
+            out.append(_row(name, system, "recall", value, unit="1", n=int(mask[rows].sum())))
+    for name, mask in false_alarm_causes(story, cents=table.cents).items():
+        value = _by_day(false & mask[rows], day, of=None)
+        out.append(_row(name, system, "false alarms", value, unit="1/week", n=int((false & mask[rows]).sum())))
     for name, mask in row_slices(story).items():
-        if not all(table.fraud[tests[first]][mask[tests[first]]].any() for first in folds):
-            continue
-        out.append(_ap_row(table, name, mask, tests=tests, scores=scores, folds=folds, system=system))
+        if all(table.fraud[tests[first]][mask[tests[first]]].any() for first in folds):
+            out.append(_ap_row(table, name, mask, tests=tests, scores=scores, folds=folds, system=system))
     return out
 
 
-def _row(name: str, system: str, metric: str, *, inside: Mask, hit: Mask, day: npt.NDArray[np.int64]) -> dict[str, Any]:
-    """hit / inside with a bootstrap over days."""
-    _, number = np.unique(day, return_inverse=True)
-    of, hits = np.bincount(number, inside), np.bincount(number, hit)
-    picks = np.random.default_rng(0).integers(0, len(of), (DRAWS, len(of)))
-    totals = of[picks].sum(1)
-    low, high = np.percentile((hits[picks].sum(1) / np.maximum(totals, 1))[totals > 0], [2.5, 97.5])
+def _by_day(hit: Mask, day: npt.NDArray[np.int64], *, of: Mask | None) -> tuple[float, float, float]:
+    """hit / of, or hits a week where `of` is None, with a 95% bootstrap over days: value, low, high."""
+    days, number = np.unique(day, return_inverse=True)
+    hits = np.bincount(number, hit)
+    totals = np.full(len(days), 1 / 7) if of is None else np.bincount(number, of)
+    picks = np.random.default_rng(0).integers(0, len(days), (DRAWS, len(days)))
+    drawn = totals[picks].sum(1)
+    low, high = np.percentile((hits[picks].sum(1)[drawn > 0] / drawn[drawn > 0]), [2.5, 97.5])
+    return float(hits.sum() / totals.sum()), float(low), float(high)
+
+
+def _row(
+    name: str, system: str, metric: str, value: tuple[float, float, float], *, unit: str, n: int
+) -> dict[str, Any]:
     return {
-        "case": f"slice: {name}", "system": system, "metric": metric, "value": float(hits.sum() / of.sum()),
-        "unit": "1", "low": float(low), "high": float(high), "n": int(of.sum()),
+        "case": f"slice: {name}", "system": system, "metric": metric, "value": value[0], "unit": unit,
+        "low": value[1], "high": value[2], "n": n,
     }  # fmt: skip
 
 
@@ -158,10 +175,7 @@ def _ap_row(
         fraud = table.fraud[tests[first]][inside]
         n += int(fraud.sum())
         values.append(float(average_precision_score(fraud, np.asarray(scores[first])[inside])))
-    return {
-        "case": f"slice: {name}", "system": system, "metric": "ap", "value": float(np.mean(values)), "unit": "1",
-        "low": min(values), "high": max(values), "n": n,
-    }  # fmt: skip
+    return _row(name, system, "ap", (float(np.mean(values)), min(values), max(values)), unit="1", n=n)
 
 
 def _episodes(
