@@ -136,16 +136,18 @@ def ablations(cases: Sequence[Case]) -> Drawing:
     for row, name in enumerate(names):
         if row % 2:
             axes.axhspan(row - 0.5, row + 0.5, color="#f3f3f3", zorder=-1)
-        for index, case in enumerate(cases):
-            step = (index - (len(cases) - 1) / 2) * 0.8 / max(len(cases), 2)
-            if figure_of := case.difference(name, "dfad"):
-                _interval(axes, figure_of, row + step, **_case_style(index), edges=(left, right))
+        there = [(index, f) for index, case in enumerate(cases) if (f := case.difference(name, "dfad"))]
+        for place, (index, difference) in enumerate(there):
+            step = (place - (len(there) - 1) / 2) * 0.8 / max(len(cases), 2)
+            _interval(axes, difference, row + step, **_case_style(index), edges=(left, right))
     if len(mends) < len(names):
         axes.axhline(len(mends) - 0.5, color="#555555", lw=0.8)
     axes.set_xlim(left, right)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_yticks(range(len(names)), [f"{name}\n{_says(name)}" for name in names], fontsize=8)
-    axes.set_xlabel("points against dfad, paired, 95% interval; below the line: choices, not mends")
+    axes.set_xlabel(
+        "points against dfad, paired, 95% interval" + "; below the line: choices" * (len(mends) < len(names))
+    )
     _legend(axes, [_entry(*_case_style(i).values(), label=_label(case)) for i, case in enumerate(cases)], columns=2)
     return figure
 
@@ -223,7 +225,7 @@ def _interval(
         at, side = (edges[0], 1) if x < edges[0] else (edges[1], -1)
         inset = side * 0.02 * (edges[1] - edges[0])
         axes.plot(at + inset, y, marker="<" if side > 0 else ">", ms=5, color=colour, ls="")
-        axes.annotate(f"{x:.1f}", (at + 2.2 * inset, y), fontsize=7, color=colour, va="center",
+        axes.annotate(f"{x:.1f}".replace("-", "−"), (at + 2.2 * inset, y), fontsize=7, color=colour, va="center",
                       ha="left" if side > 0 else "right")  # fmt: skip
         return
     if figure.low is not None and figure.high is not None:
@@ -246,12 +248,11 @@ def _limits(figures: Sequence[Figure], *, share: float) -> tuple[float, float]:
 
 
 def _middle(figures: Sequence[Figure]) -> tuple[float, float]:
-    """Limits that show most of the intervals well; the few that lie far out of them become arrows."""
-    values = sorted(100 * f.value for f in figures)
-    widths = sorted(100 * (f.high - f.low) for f in figures if f.low is not None and f.high is not None)
-    tenth, reach = len(values) // 8, widths[len(widths) // 2] if widths else 1.0
-    low, high = values[tenth], values[-1 - tenth]
-    return min(low - reach, -1.0), max(high + reach, 1.0)
+    """Limits around all intervals but those whose value lies far outside the middle half: these become arrows."""
+    values = sorted(f.value for f in figures)
+    first, third = values[len(values) // 4], values[-1 - len(values) // 4]
+    away = 4 * (third - first) + 0.01
+    return _limits([f for f in figures if first - away <= f.value <= third + away], share=0.03)
 
 
 def _label(case: Case) -> str:
