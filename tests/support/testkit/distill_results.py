@@ -107,12 +107,12 @@ class Case:
 
 
 def cases_read(path: Path = RESULT) -> list[Case]:
-    """All cases of a result file, by family, in the file's order."""
+    """All cases of a result file by family, teacher, student and task, whatever order they were merged in."""
     by_name: dict[str, list[dict[str, Any]]] = {}
     for row in json.loads(path.read_text())["rows"]:
         by_name.setdefault(row["case"], []).append(row)
     cases = [Case(name=name, rows=tuple(rows)) for name, rows in by_name.items()]
-    return sorted(cases, key=lambda case: FAMILIES.index(case.family))
+    return sorted(cases, key=lambda case: (FAMILIES.index(case.family), case.teacher, case.student, case.task))
 
 
 def _figure(row: dict[str, Any]) -> Figure:
