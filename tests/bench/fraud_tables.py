@@ -116,7 +116,14 @@ def _differences(results: Results) -> str:
             others = ("lightgbm_book", "lightgbm_rich", "shipped")
             found = [results.get(case, name, f"ap_minus_{other}") for other in others]
             of_teacher = _percent(results.get(case, name, "ap_of_teacher"))
-            rows.append([NAMES[name], "none" if name == "shipped" else labels, *map(_difference, found), of_teacher])
+            rows.append(
+                [
+                    NAMES[name],
+                    f"none (trees: {labels})" if name == "shipped" else labels,
+                    *map(_difference, found),
+                    of_teacher,
+                ]
+            )
     return _table(head, rows)
 
 
