@@ -1,11 +1,13 @@
 """What each step of the chain CNN → ViT-B → student keeps, and what distillation gains, from the scores of one GPU run.
 
-`--run FOLDER` holds what recipe report_chain_int8 leaves: scores.npz, the ViT-B's drafts.jsonl and the INT8 students,
-which are drafted here. The three students saw the same batches: distilled from the ViT-B (chain), from the CNN (cnn),
-and trained on the labels alone (plain). Real: NIH val, mean ROC-AUC over findings with more than 10 positives, and
-clinical F1 of what the drafts' text states. Simulated: mean ROC-AUC of presence, micro F1 of presence at thresholds
-chosen on other simulated films, F1 and word overlap of the drafts. AUCs are those of the float students. Retention is
-student over teacher; intervals are 95 % bootstraps over patients, with the same draws for both sides of a comparison.
+`--run FOLDER` holds what recipe report_chain_int8 leaves: scores.npz, the ViT-B's drafts.jsonl, and the INT8 students,
+which are drafted here as far as their weights are there. The students saw the same batches: distilled from the ViT-B
+(or its mean with the CNN, whichever was better on films held out; events.jsonl says which), from the CNN, and trained
+on the labels alone. Real: NIH val, mean ROC-AUC over findings with more than 10 positives, and clinical F1 of what the
+drafts' text states. Simulated: mean ROC-AUC of presence, micro F1 of presence at thresholds chosen on other films, F1
+and word overlap of the drafts. AUCs are those of the float students. Retention is student over teacher; intervals are
+95 % bootstraps over patients, with the same draws for both sides of a comparison. The shipped student comes from
+another run and is asked about the same films.
 """
 
 import argparse
@@ -23,17 +25,19 @@ from scipy.stats import rankdata
 from testkit.shared import SHARED
 from testkit.text_scores import text_scores
 
+from ml_core.artifacts import WEIGHTS
 from ml_core.contracts import FindingState
-from ml_core.data.chest import LabelledFilm, folder_read, label_vector
+from ml_core.data.chest import LabelledFilm, film_prepare, folder_read, label_vector
+from ml_core.data.dicom import image_read
 from ml_core.data.findings import FINDINGS
 from ml_core.data.labeller import label_report
 from ml_core.data.phantom import Film, render
 from ml_core.evals.bench import meta
-from ml_core.evals.report import LEAST_POSITIVES, f1_micro
+from ml_core.evals.report import LEAST_POSITIVES, SHIPPED, f1_micro
 from ml_core.seed import numpy_generator
 from ml_core.serving.report import ReportDrafter
 from ml_core.train.report_choose import best_threshold
-from ml_core.train.report_scores import SIMULATED_FIRST, drafts_write, simulated_pictures
+from ml_core.train.report_scores import SIMULATED_FIRST, drafts_write, scores_predict, simulated_pictures
 
 RESULT = Path(__file__).parent / "results" / "report-chain.json"
 SYSTEMS = {
@@ -43,8 +47,15 @@ SYSTEMS = {
     "student-chain": "student from ViT-B",
     "student-cnn": "student from CNN",
     "student-plain": "student without teacher",
+    "shipped": "shipped student, INT8",
 }
-_RETAINED = (("student-chain", "large"), ("student-chain", "mean"), ("student-cnn", "cnn"), ("large", "cnn"))
+_RETAINED = (
+    ("student-chain", "large"),
+    ("student-chain", "mean"),
+    ("student-cnn", "cnn"),
+    ("large", "cnn"),
+    ("shipped", "large"),
+)
 _GAINED = (("student-chain", "student-plain"), ("student-cnn", "student-plain"), ("student-chain", "student-cnn"))
 _CHECK = 10_016_000  # the first of the simulated films that the recipe with seed 0 chooses rules by
 _RESAMPLES = 1000
@@ -69,29 +80,53 @@ def main() -> int:
     parser.add_argument("--run", type=Path, required=True)
     folder = parser.parse_args().run
     scores = dict(np.load(folder / "scores.npz"))
-    drafts = _drafts(folder, simulated=len(scores["simulated/cnn/presence"]))
-    about = meta("report-chain", packages=("numpy", "pycocoevalcap"))
-    rows = [*_real(scores, drafts), *_simulated(scores, drafts)]
+    pictures = {
+        "val": {film.image: film.path.read_bytes() for film in _val()},
+        "simulated": simulated_pictures(count=len(scores["simulated/cnn/presence"]), processes=1),
+    }
+    check = [render(_CHECK + index) for index in range(len(scores["simulated_check/cnn/presence"]))]
+    scores |= _shipped(pictures, check)
+    drafts = _drafts(folder, pictures)
+    about = meta("report-chain", packages=("numpy", "pycocoevalcap")) | {
+        "run": json.loads((folder / "spec.json").read_text()),
+        "drafted": ["large", *(student.name for student in _whole_students(folder))],
+    }
+    rows = [*_real(scores, drafts), *_simulated(scores, drafts, np.stack([_there(film) for film in check]))]
     RESULT.write_text(json.dumps({"meta": about, "rows": rows}, indent=1) + "\n")
     print(json.dumps({"meta": about, "rows": rows}))
     return 0
 
 
-def _drafts(folder: Path, *, simulated: int) -> list[dict[str, Any]]:
-    """The ViT-B's drafts from the run, and those of its INT8 students, each kind of films under its own rules."""
-    pictures = {
-        "val": {film.image: film.path.read_bytes() for film in _val()},
-        "simulated": simulated_pictures(count=simulated, processes=1),
-    }
+def _shipped(pictures: dict[str, dict[str, bytes]], check: list[Film]) -> dict[str, Values]:
+    """The shipped model's presence logits on the run's sets of films."""
+    drafter = ReportDrafter(SHIPPED)
+    size = drafter.config.image_size
+    greys = {name: [image_read(body) for body in bodies.values()] for name, bodies in pictures.items()}
+    greys["simulated_check"] = [(film.pixels / 4095).astype(np.float32) for film in check]
+    found = {}
+    for name, films in greys.items():
+        images = np.stack([np.round(film_prepare(grey, size=size) * 255).astype(np.uint8) for grey in films])
+        found[f"{name}/shipped/presence"] = scores_predict(drafter.student, images)["presence"]
+    return found
+
+
+def _drafts(folder: Path, pictures: dict[str, dict[str, bytes]]) -> list[dict[str, Any]]:
+    """The ViT-B's drafts from the run, its INT8 students' and the shipped one's, each kind of film by its own rules."""
+    models = {f"student-{student.name}": student for student in _whole_students(folder)} | {"shipped": SHIPPED}
     lines = (folder / "drafts.jsonl").read_text().splitlines()
     with TemporaryDirectory() as work:
         path = Path(work) / "drafts.jsonl"
-        for student in sorted((folder / "students").iterdir()):
+        for name, student in models.items():
             for kind, bodies in pictures.items():
                 drafter = ReportDrafter(student)
                 drafter.rules = drafter.rules.for_films(simulated=kind == "simulated")
-                drafts_write(path, drafter, bodies, model=f"student-{student.name}", films=kind)
+                drafts_write(path, drafter, bodies, model=name, films=kind)
         return [json.loads(line) for line in [*lines, *path.read_text().splitlines()]]
+
+
+def _whole_students(folder: Path) -> list[Path]:
+    """Those whose weights came back: a run leaves out what its size limit does not hold."""
+    return sorted(path.parent for path in (folder / "students").glob(f"*/{WEIGHTS}"))
 
 
 def _val() -> list[LabelledFilm]:
@@ -117,11 +152,10 @@ def _real(scores: dict[str, Values], drafts: list[dict[str, Any]]) -> list[dict[
     return [*rows_of(ranked), *rows_of(written)]
 
 
-def _simulated(scores: dict[str, Values], drafts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    n, checked = len(scores["simulated/cnn/presence"]), len(scores["simulated_check/cnn/presence"])
+def _simulated(scores: dict[str, Values], drafts: list[dict[str, Any]], check: Values) -> list[dict[str, Any]]:
+    n = len(scores["simulated/cnn/presence"])
     films = [render(SIMULATED_FIRST + index, size=512) for index in range(n)]
     truth = np.stack([_there(film) for film in films])
-    check = np.stack([_there(render(_CHECK + index)) for index in range(checked)])
     columns = [index for index in range(len(FINDINGS)) if truth[:, index].sum() > LEAST_POSITIVES]
     ranked, decided = {}, {}
     for name in SYSTEMS:

@@ -4,11 +4,12 @@ Tokens: lower case, every point is one, other marks are dropped, no cut at 60 to
 the corpus's; CIDEr's document frequencies are those of the references at hand; METEOR is version 1.5, in Java.
 """
 
+import atexit
 import re
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,20 +101,18 @@ def _bleu_of(total: NDArray[np.float64]) -> float:
 
 def _meteor(said: list[str], wanted: list[str], *, rows: NDArray[np.int64]) -> TextScore:
     """The corpus's METEOR; each resample is a sum of the same reports' statistics, by the same program."""
-    with _meteor_running() as program:
-        counted = [program._stat(a, [b]) for a, b in zip(said, wanted, strict=True)]
-        value = _meteor_of(program, counted)
-        return _scored(value, np.asarray([_meteor_of(program, [counted[row] for row in draw]) for draw in rows]))
+    program = _meteor_program()
+    counted = [program._stat(a, [b]) for a, b in zip(said, wanted, strict=True)]
+    value = _meteor_of(program, counted)
+    return _scored(value, np.asarray([_meteor_of(program, [counted[row] for row in draw]) for draw in rows]))
 
 
-@contextmanager
-def _meteor_running() -> Iterator[Meteor]:
+@cache
+def _meteor_program() -> Meteor:
+    """One Java for all corpora: it reads 60 MB of paraphrases before its first answer."""
     program = Meteor()
-    try:
-        yield program
-    finally:
-        program.meteor_p.kill()
-        program.meteor_p.wait()
+    atexit.register(program.meteor_p.kill)
+    return program
 
 
 def _meteor_of(program: Meteor, counted: Sequence[str]) -> float:
