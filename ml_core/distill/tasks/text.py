@@ -43,6 +43,7 @@ SETS: dict[str, TextSet] = {
     "cola": TextSet(epochs=6, teacher_epochs=4, batch=32, metrics=("matthews", "accuracy")),
     "banking77": TextSet(epochs=12, teacher_epochs=8),
     "ag_news": TextSet(epochs=6, teacher_epochs=3),
+    "snli": TextSet(epochs=5, teacher_epochs=3),  # where settings are chosen
     "clinc150": TextSet(epochs=6, teacher_epochs=6, metrics=("in-scope accuracy", "out-of-scope recall", "accuracy")),
 }
 

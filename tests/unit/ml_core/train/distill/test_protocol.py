@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 import torch
 
 from ml_core.distill.tasks.request import Tuned
+from ml_core.evals.distill_rows import rows_of
 from ml_core.train.distill import cell as cells
 from ml_core.train.distill import protocol
 from ml_core.train.distill.ledger import file_name
 from ml_core.train.distill.protocol import measure, tune
+from tests.bench import ledger_pack
 
 HOLD = """
 import fcntl, sys
@@ -192,3 +195,15 @@ def test_a_seed_that_was_cut_off_starts_over_under_a_teacher_of_other_bits(plan,
     assert ran == []
     measure(plan(systems=("ce", "dfad", "kd")), say=quiet)
     assert ran == ["ce", "dfad", "kd"]
+
+
+def test_rows_come_out_of_a_packed_folder_without_any_training(plan, monkeypatch, tmp_path):
+    first = measure(plan(work=tmp_path / "there", seeds=2), say=quiet)[0]
+    assert ledger_pack.pack(tmp_path / "there", tmp_path / "work.tgz") == 4
+    with tarfile.open(tmp_path / "work.tgz") as packed:
+        packed.extractall(tmp_path / "here", filter="data")
+    assert not list((tmp_path / "here").rglob("*.safetensors"))
+    monkeypatch.setattr(protocol, "cell_run", lambda *a, **k: pytest.fail("ran again"))
+    monkeypatch.setattr(protocol, "teacher_ready", lambda *a, **k: pytest.fail("a teacher was needed"))
+    again = measure(plan(work=tmp_path / "here", seeds=2), say=quiet)[0]
+    assert rows_of([again], replicates=20) == rows_of([first], replicates=20)
