@@ -7,7 +7,7 @@ from jaxtyping import install_import_hook
 install_import_hook(["ml_core.kernels", "ml_core.layers", "ml_core.distill", "ml_core.quant"], "beartype.beartype")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
