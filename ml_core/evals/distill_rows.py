@@ -63,7 +63,7 @@ def seeds_shared(result: CaseResult, *, systems: Sequence[str]) -> list[int]:
 def _cells(result: CaseResult) -> list[dict[str, Any]]:
     return [
         _row(result, system=cell.system, seed=cell.seed, metric=name, value=value)
-        | {"seconds": cell.seconds, "alignment": cell.alignment if index == 0 else {}}
+        | {"seconds": cell.seconds, "device": cell.device, "alignment": cell.alignment if index == 0 else {}}
         for cell in result.cells
         for index, (name, value) in enumerate(cell.values.items())
     ]

@@ -7,6 +7,7 @@ from torch.nn import functional
 from ml_core.data.findings import FINDINGS
 from ml_core.models.timm_shim import timm_import
 
+THERE = (0, 2)  # of contracts.FindingState: positive, uncertain
 _STAGES = (2, 3, 4, 5, 6)  # whose outputs are features
 
 
@@ -68,5 +69,5 @@ def _width(stage: nn.Module) -> int:
 
 def presence_logit(states: Tensor) -> Tensor:
     """Logit of "positive or uncertain" (b f) from four state logits (b f s), in the order of contracts.FindingState."""
-    there = torch.logsumexp(states[..., [0, 2]], dim=-1)
+    there = torch.logsumexp(states[..., THERE], dim=-1)
     return there - torch.logsumexp(states[..., [1, 3]], dim=-1)

@@ -53,6 +53,18 @@ class Seen:
     memory: Tensor
     contexts: Tensor
 
+    def rows(self, at: Tensor | slice) -> "Seen":
+        """What was seen on some of the images (a mask, indices or a slice), without the layers."""
+        return Seen(
+            tokens=self.tokens[at],
+            layers=(),
+            gate=self.gate[at],
+            states=self.states[at],
+            attention=self.attention[at],
+            memory=self.memory[at],
+            contexts=self.contexts[at],
+        )
+
 
 class StemEmbed(nn.Module):
     """Patch embedding by the first stages of an EfficientNet (stride 16), in the place of timm's PatchEmbed."""

@@ -108,7 +108,7 @@ class ReportDrafter:
             picture.reason = _BLANK if blank else "" if picture.gate >= self.rules.gate else _NOT_CHEST
             picture.presence, picture.states = presence[row].numpy(), states[row].numpy()
             picture.attention = attention[row].numpy()
-            picture.seen = _row(seen, row)
+            picture.seen = seen.rows(slice(row, row + 1))
 
     def _decline(self, study: StudyInput, pictures: Sequence["_Picture"]) -> Draft | None:
         if any(picture.gate >= self.rules.gate for picture in pictures):
@@ -245,19 +245,6 @@ def _read(study: StudyInput, number: int, *, size: int) -> list[_Picture]:
         height, width = grey.shape
         pictures.append(_Picture(key=image.key, study=number, height=height, width=width, film=film, simulated=made))
     return pictures
-
-
-def _row(seen: Seen, row: int) -> Seen:
-    at = slice(row, row + 1)
-    return Seen(
-        tokens=seen.tokens[at],
-        layers=(),
-        gate=seen.gate[at],
-        states=seen.states[at],
-        attention=seen.attention[at],
-        memory=seen.memory[at],
-        contexts=seen.contexts[at],
-    )
 
 
 def _stack(seen: list[Seen]) -> Seen:

@@ -65,7 +65,7 @@ def fraud_dfad_schema() -> FraudTraining:
 def fraud_week() -> FraudTraining:
     """From one week's labels of one bank (the Handbook's standard protocol); wants a GPU, minutes of it.
 
-    Settings were chosen on the Handbook's validation weeks alone.
+    The trees' settings were chosen on the Handbook's validation weeks; the networks' have not run in full yet.
     """
     return FraudTraining(
         name="fraud_week",

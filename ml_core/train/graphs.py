@@ -1,5 +1,6 @@
 """Training steps as CUDA graphs: captured once a shape of batch, then replayed: small models wait for no launches."""
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,15 +10,16 @@ from torch import Tensor
 Batch = Mapping[str, Tensor]
 Step = Callable[[dict[str, Tensor], Tensor], Any]
 _MOST = 24
+_LOG = logging.getLogger(__name__)
 
 
 class StepGraphs:
     """Runs `step(batch, progress)` on a GPU: whole (forward, backward, update), and the same work each time.
 
     A shape of batch runs as it is the first time, is captured the second time, and replayed from then on; beyond `most`
-    shapes, the others run as they are. What a step returns lies in the graph's memory until the same shape comes
-    again. The step may neither wait for the device nor branch on data; its optimizer is `capturable`, its learning
-    rate a tensor, and `progress`, a share of the training, comes as one.
+    shapes, the others run as they are, and the log says which. What a step returns lies in the graph's memory until the
+    same shape comes again. The step may neither wait for the device nor branch on data; its optimizer is `capturable`,
+    its learning rate a tensor, and `progress`, a share of the training, comes as one.
     """
 
     def __init__(self, step: Step, *, device: torch.device, most: int = _MOST) -> None:
@@ -47,6 +49,8 @@ class StepGraphs:
             graph.replay()
             return result
         if key not in self._seen or len(self._graphs) >= self._most:
+            if key not in self._seen and len(self._graphs) >= self._most:
+                _LOG.warning("%d shapes of batches have a graph; %s runs without one", self._most, key)
             self._seen.add(key)
             return self._step(dict(batch), self._progress)
         held = {name: tensor.clone() for name, tensor in batch.items()}

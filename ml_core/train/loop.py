@@ -58,6 +58,8 @@ def train(
     RunError when the loss is not finite, the batches are fewer or more than said, or the checkpoint is of another
     config.
     """
+    if config.graphs and (world_now().size > 1 or config.accumulation > 1):
+        raise RunError("graphs: for one process without accumulation")
     models = {"student": student} | ({"criterion": criterion} if criterion is not None else {}) | dict(companions or {})
     parameters = [p for model in models.values() for p in model.parameters() if p.requires_grad]
     run = _Run(
@@ -73,8 +75,6 @@ def train(
         on_step=on_step,
         meter=meter,
     )
-    if config.graphs and (run.world.size > 1 or config.accumulation > 1):
-        raise RunError("graphs: for one process without accumulation")
     if config.graphs:
         run.graphed = _graphed(run, loss=loss)
     equal_start(models, world=run.world)

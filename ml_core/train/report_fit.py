@@ -16,7 +16,7 @@ from ml_core.train.report_batches import FilmBatch, FilmBatches
 from ml_core.train.report_films import LABELLED, OTHER, SIMULATED, UNLABELLED, FilmSet
 from ml_core.train.report_loop import Course, FitOptions, Loop
 from ml_core.train.report_losses import box_loss, gate_loss, states_loss, text_loss, words_kl
-from ml_core.train.report_teachers import Lesson, Teacher, rows_of, seen_rows, student_features
+from ml_core.train.report_teachers import Lesson, Teacher, rows_of, student_features
 
 _SHARES_TEACHER = {SIMULATED: 0.4, LABELLED: 0.6}
 _SHARES_STUDENT = {SIMULATED: 0.50, LABELLED: 0.22, UNLABELLED: 0.12, OTHER: 0.16}
@@ -131,7 +131,7 @@ def _task(model: ReportStudent, seen: Seen, batch: FilmBatch, *, words: Tensor |
     if not bool(told.any()):
         return total
     texts = batch.texts[told]
-    logits = model.forward_text(model.memory(seen_rows(seen, told), batch.states[told]), texts)
+    logits = model.forward_text(model.memory(seen.rows(told), batch.states[told]), texts)
     if words is None:
         return total + text_loss(logits, texts)
     return total + (1 - _WORDS) * text_loss(logits, texts) + _WORDS * words_kl(logits, texts, teacher=words)

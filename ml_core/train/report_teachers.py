@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ml_core.distill.features import Features
-from ml_core.models.cnn_teacher import CnnTeacher, presence_logit
+from ml_core.models.cnn_teacher import THERE, CnnTeacher, presence_logit
 from ml_core.models.report_student import ReportStudent, Seen
 from ml_core.train.report_batches import FilmBatch
-
-_THERE = (0, 2)  # the states that mean presence, as in cnn_teacher.presence_logit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +60,7 @@ class DrafterLessons(nn.Module):
         told = batch.told
         words = None
         if bool(told.any()):
-            memory = self.model.memory(seen_rows(seen, told), batch.states[told])
+            memory = self.model.memory(seen.rows(told), batch.states[told])
             words = self.model.forward_text(memory, batch.texts[told]).float()
         return Lesson(features=student_features(seen, states=self._states(seen, batch.images)), words=words)
 
@@ -76,7 +74,7 @@ class DrafterLessons(nn.Module):
             return states
         shift = (self.cnn(images).float() - presence_logit(states)) / 2
         moved = states.clone()
-        moved[..., _THERE] += shift[..., None]
+        moved[..., THERE] += shift[..., None]
         return moved
 
 
@@ -90,19 +88,6 @@ def student_features(seen: Seen, *, states: Tensor | None = None, presence_only:
         layers=tuple(layer[:, 1:].float() for layer in seen.layers),
         pooled=seen.tokens[:, 0].float(),
         logits=presence_logit(logits)[..., None] if presence_only else logits,
-    )
-
-
-def seen_rows(seen: Seen, rows: Tensor) -> Seen:
-    """What was seen on some of the images (a mask or indices), without the layers."""
-    return Seen(
-        tokens=seen.tokens[rows],
-        layers=(),
-        gate=seen.gate[rows],
-        states=seen.states[rows],
-        attention=seen.attention[rows],
-        memory=seen.memory[rows],
-        contexts=seen.contexts[rows],
     )
 
 

@@ -14,7 +14,7 @@ export PYTHONPATH=$PWD OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM
 GRAPHS= ; GRAPHED=
 if [ "$DEVICE" = cuda ]; then
   GRAPHS=--graphs GRAPHED=graphs=1
-  # kernels of several processes at once instead of in turns: 1.7 times the steps (docs/log.md)
+  # kernels of several processes at once instead of in turns
   export CUDA_MPS_PIPE_DIRECTORY=/tmp/mps CUDA_MPS_LOG_DIRECTORY=/tmp/mps
   mkdir -p /tmp/mps; command -v nvidia-cuda-mps-control > /dev/null && nvidia-cuda-mps-control -d
 fi

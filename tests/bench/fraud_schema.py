@@ -32,12 +32,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from testkit.fraud_scores import WeekRanking
 from testkit.shared import SHARED
 
 from ml_core.contracts import ModelKind, RunSpec
 from ml_core.data.extra_inputs import ExtraInputs, fit_extras
 from ml_core.data.fraud_features import FEATURES
-from ml_core.data.handbook import DAY_S, card_precision, events_of
+from ml_core.data.handbook import DAY_S, events_of
 from ml_core.data.mapped_table import MappedTable, read_mapped
 from ml_core.data.mapping import read_mapping
 from ml_core.data.replay import Replay
@@ -280,14 +281,12 @@ def _measure(data: Data, scores: dict[str, np.ndarray], *, case: str, kept: np.n
     table = data.mapped.table
     chosen = {name: score[kept] for name, score in scores.items()}
     chosen["perfect ranking"] = table.fraud[test].astype(float)
-    days, place = np.unique(table.day[test], return_inverse=True)
+    days = np.unique(table.day[test])
     drawn_days = np.random.default_rng(0).integers(0, len(days), (DRAWS, len(days)))
     drawn = np.stack([np.bincount(each, minlength=len(days)) for each in drawn_days])
     picks = np.vstack([np.ones((1, len(days)), np.int64), drawn])
-    card = table.card[test]
-    figures = {
-        name: _figures(table.fraud[test], score, place=place, card=card, picks=picks) for name, score in chosen.items()
-    }
+    columns = {"day": table.day[test], "card": table.card[test], "fraud": table.fraud[test]}
+    figures = {name: WeekRanking(**columns, score=score).figures(picks) for name, score in chosen.items()}
     pairs = ((STUDENT, BANK), (STUDENT, RAW), (STUDENT, OWN), (TEACHER, OWN), (STUDENT, TEACHER))
     figures |= {f"lift: {a} over {b}": figures[a] - figures[b] for a, b in pairs}
     for name, values in figures.items():
@@ -297,29 +296,6 @@ def _measure(data: Data, scores: dict[str, np.ndarray], *, case: str, kept: np.n
                 "case": case, "system": name, "metric": metric, "value": float(values[0, k]), "unit": "1",
                 "low": float(low), "high": float(high), "n": len(test),
             }  # fmt: skip
-
-
-def _figures(
-    fraud: np.ndarray, score: np.ndarray, *, place: np.ndarray, card: np.ndarray, picks: np.ndarray
-) -> np.ndarray:
-    """(1 + draws, 3): AUC, AP, CP@100; `place` numbers each row's day, a row of `picks` says how often a day counts."""
-    shares: list[float] = []
-    for k in range(picks.shape[1]):
-        upto = place <= k
-        mean = card_precision(day=place[upto], card=card[upto], fraud=fraud[upto], score=score[upto])
-        shares.append(mean * (k + 1) - sum(shares))
-    order = np.argsort(-score, kind="stable")
-    last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))  # of each run of equal scores
-    fraud, place = fraud[order], place[order]
-    out = []
-    for pick in picks:
-        weight = pick[place].astype(np.float64)
-        hits, misses = (np.append(0.0, np.cumsum(weight * which)[last]) for which in (fraud, ~fraud))
-        found, chosen = np.diff(hits), np.maximum(hits + misses, 1e-12)[1:]
-        auc = float((np.diff(misses) * (hits[1:] + hits[:-1])).sum() / (2.0 * hits[-1] * misses[-1]))
-        ap = float((found * hits[1:] / chosen).sum() / hits[-1])
-        out.append((auc, ap, float(pick @ shares) / len(shares)))
-    return np.array(out)
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ VARIANTS = {
 
 
 def main(words: list[str] | None = None) -> int:
-    """`train` ends with 0 when every cell was begun; `evaluate` passes its options on."""
+    """`train` ends with 0 when every cell ran to its end; `evaluate` passes its options on."""
     words = sys.argv[1:] if words is None else words
     if words[:1] == ["evaluate"]:
         from tests.bench import fraud_weeks_evaluate
@@ -123,7 +123,10 @@ def main(words: list[str] | None = None) -> int:
 
 
 def train(options: argparse.Namespace) -> int:
-    """Replay, then one process a cell, at most `procs` at a time; none is begun in the last LEAST_S seconds."""
+    """Replay, then one process a cell, at most `procs` at a time; none begun in the last LEAST_S seconds.
+
+    Returns 1 where one is missing.
+    """
     deadline = time.time() + options.seconds
     (options.out / "scores").mkdir(parents=True, exist_ok=True)
     options.work.mkdir(parents=True, exist_ok=True)
@@ -132,28 +135,35 @@ def train(options: argparse.Namespace) -> int:
         _say(f"{len(table)} transactions; replay begins")
         _replay(table, options.work)
     _say(f"replayed, {deadline - time.time():.0f} s left")
+    missed = False
     context = multiprocessing.get_context("spawn")
     folds = TEST[:1] if options.quick else options.folds.split(",")
     waiting = [cell for cell in ORDER if cell[0] in options.protocols.split(",") and cell[1] in folds]
     running: list = []
     while waiting or running:
-        running = [process for process in running if process.is_alive()]
+        for process in [process for process in running if not process.is_alive()]:
+            running.remove(process)
+            if process.exitcode:
+                _say(f"{process.name} failed with {process.exitcode}")
+                missed = True
         if waiting and time.time() > deadline - LEAST_S:
             _say(f"out of time, never begun: {waiting}")
-            waiting = []
+            waiting, missed = [], True
         while waiting and len(running) < options.procs:
-            process = context.Process(target=_cell, args=(waiting.pop(0), options, deadline), daemon=True)
+            cell = waiting.pop(0)
+            process = context.Process(target=_cell, args=(cell, options, deadline), name=" ".join(cell), daemon=True)
             process.start()
             running.append(process)
         if time.time() > deadline:
             for process in running:
                 process.terminate()
-            _say(f"out of time, ended in the middle: {len(running)} cells")
+            _say(f"out of time, ended in the middle: {', '.join(process.name for process in running)}")
+            missed = True
             break
         time.sleep(0.2)
     done = len((options.out / "cells.jsonl").read_text().splitlines()) if (options.out / "cells.jsonl").exists() else 0
     _say(f"{done} systems scored, {deadline - time.time():.0f} s left")
-    return 0
+    return int(missed)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -13,8 +13,8 @@ class Cell:
     """One finished training, as a line of the ledger.
 
     settings: digest of everything that it depends on; teacher: of the teacher's weights. values: test metrics by name;
-    dev: the first of them on dev. outputs: file of the test logits. alignment: cosine, CKA and weight of each pair
-    after the first and last epoch.
+    dev: the first of them on dev. outputs: file of the test logits. device: what it was
+    trained on ("" in older ledgers). alignment: cosine, CKA and weight of each pair after the first and last epoch.
     """
 
     case: str
@@ -28,6 +28,7 @@ class Cell:
     params: int
     seconds: float
     outputs: str
+    device: str = ""
     alignment: dict[str, dict[str, float]] = field(default_factory=dict)
 
 

@@ -26,7 +26,6 @@ _SIZES = {
     "factor4x256": (4, 256, 4, 1_024, 64),  # 5.2 M, 21 times smaller than MPNet-base
 }
 STUDENTS = tuple(_SIZES)
-GENERAL = ("factor4x768", "factor4x256")  # neither pretrained nor copied: these want a general stage first
 _COPIED = "layers4x768"
 _PRETRAINED = "bert6x384"
 _MOST_HEADS = 12
@@ -44,9 +43,8 @@ class Starts:
     general: Path | None = None
 
     def file(self, name: str) -> Path | None:
-        """What general distillation left for this student, if it did."""
-        path = None if self.general is None else self.general / f"{name}.safetensors"
-        return path if path is not None and path.exists() else None
+        """Where general distillation leaves this student; None where no such folder is named."""
+        return None if self.general is None else self.general / f"{name}.safetensors"
 
 
 class TextClassifier(nn.Module):
@@ -72,7 +70,7 @@ def teacher(folder: Path, *, classes: int) -> TextClassifier:
 
 
 def student(name: str, *, starts: Starts, classes: int) -> TextClassifier:
-    """One of STUDENTS from its start. InputError for other names."""
+    """One of STUDENTS from its start. InputError for other names, and where `general` lacks what it should hold."""
     if name not in _SIZES:
         raise InputError(f"student: unknown {name!r}; there are {', '.join(STUDENTS)}")
     if name == _COPIED:
@@ -97,6 +95,8 @@ def student(name: str, *, starts: Starts, classes: int) -> TextClassifier:
     )
     model = TextClassifier(_taps(transformers.ElectraModel(made)), width=width, classes=classes)
     if (path := starts.file(name)) is not None:
+        if not path.exists():
+            raise InputError(f"general: {path} does not exist; a recipe text_general_* makes it")
         model.taps.load_state_dict(load_file(path))
     return model
 
@@ -110,6 +110,8 @@ def start(name: str, *, starts: Starts) -> str:
     path = starts.file(name)
     if path is None:
         return "random"
+    if not path.exists():  # a folder may lack the students that nobody asks for; student() refuses them
+        return f"general distillation, not there yet ({path.name})"
     with safe_open(path, framework="pt") as stream:
         return str(stream.metadata()["says"])
 

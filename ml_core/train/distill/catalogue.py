@@ -9,7 +9,7 @@ from ml_core.distill.tasks.request import Request, Tuned
 from ml_core.distill.tasks.results import CaseResult
 from ml_core.distill.tasks.task import Case
 from ml_core.errors import InputError
-from ml_core.train.distill import protocol
+from ml_core.train.distill import model, protocol
 
 _LOG = logging.getLogger(__name__)
 
@@ -57,8 +57,7 @@ def cases_named(words: Sequence[str], *, request: Request) -> list[Case]:
 
 def device_words(request: Request) -> str:
     """What the request runs on: "cpu" or the GPU's name."""
-    device = device_named(request.device)
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return model.device_words(device_named(request.device))
 
 
 def _plan(request: Request, *, tuned: Tuned) -> protocol.Plan:

@@ -24,7 +24,7 @@ from ml_core.quant import Quantizer
 from ml_core.quant.scheme import fake_activation
 from ml_core.seed import derive, seed_all
 from ml_core.train.distill.ledger import file_name, settings_digest
-from ml_core.train.distill.model import logits_of, model_train, shower, values_of
+from ml_core.train.distill.model import device_words, logits_of, model_train, shower, values_of
 from ml_core.train.distill.teacher import Teacher, teacher_recipe
 
 _MEASURED_ROWS = 128
@@ -109,6 +109,7 @@ def cell_run(
         params=parameters_count(case.student, student),
         seconds=round(time.monotonic() - began, 2),
         outputs=f"outputs/{file_name(case.name, name or system, seed, settings)}.npy",
+        device=device_words(device),
         alignment=_alignment(folder, config=config),
     )
     if not keep:

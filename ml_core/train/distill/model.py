@@ -104,6 +104,11 @@ def truth_of(split: Split) -> tuple[NDArray[Any], NDArray[Any]]:
     return labels, weight
 
 
+def device_words(device: torch.device) -> str:
+    """ "cpu", or the GPU's name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def on_device(task: Task, device: torch.device) -> Task:
     """The task with its splits on `device`."""
     return replace(task, train=task.train.to(device), dev=task.dev.to(device), test=task.test.to(device))

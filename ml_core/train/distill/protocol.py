@@ -55,12 +55,12 @@ def measure(plan: Plan, *, say: Say = print) -> list[CaseResult]:
     ledger = Ledger(plan.work)
     left = [(case, seed) for case in plan.cases for seed in range(plan.seeds)]
     while left:
-        others = []
         for case in plan.cases:
             stage = _Stage(case, plan, ledger=ledger, say=say)
-            others += [(case, seed) for owner, seed in left if owner is case and not stage.seed(seed)]
+            for owner, seed in tuple(left):
+                if owner is case and stage.seed(seed):
+                    left.remove((owner, seed))
             gc.collect()
-        left = others
         if left:
             time.sleep(_WAIT)
     return [_Stage(case, plan, ledger=ledger, say=say).result() for case in plan.cases]

@@ -3,28 +3,14 @@
 from pathlib import Path
 
 import pytest
+from testkit.mapping import RENAMED, SCHEME
 
 from ml_core.config import to_mapping
 from ml_core.data.mapping import mapping_from, read_mapping
 from ml_core.errors import InputError
 
 MAPPINGS = Path(__file__).resolve().parents[4] / "ml_core" / "data" / "mappings"
-GOOD = """
-name = "our_bank"
-id = "tx"
-card = "payer"
-terminal = "shop"
-[time]
-column = "booked"
-[amount]
-column = "paid"
-unit = "cents"
-[fraud]
-column = "is_fraud"
-[[inputs]]
-column = "scheme"
-kind = "category"
-"""
+GOOD = RENAMED + SCHEME
 
 
 def written(folder: Path, text: str) -> Path:

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from testkit.mapping import LATITUDE, SCHEME
 
 from ml_core.data.bank import simulate, write_parquet
 from ml_core.data.extra_inputs import ExtraInputs
@@ -20,14 +21,7 @@ from ml_core.train.fraud_stages import table_rows
 
 HANDBOOK = Path(__file__).resolve().parents[4] / "ml_core" / "data" / "mappings" / "handbook.toml"
 DAYS = 40
-INPUTS = """
-[[inputs]]
-column = "scheme"
-kind = "category"
-[[inputs]]
-column = "lat"
-kind = "number"
-"""
+INPUTS = SCHEME + LATITUDE
 
 
 @pytest.fixture(scope="module")

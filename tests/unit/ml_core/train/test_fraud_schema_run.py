@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from testkit.mapping import LATITUDE, RENAMED, SCHEME
 
 from ml_core.__main__ import main
 from ml_core.contracts import ModelKey, ModelKind, RunSpec, ScoreRequest, Transaction
@@ -31,32 +32,14 @@ from ml_core.train.fraud_presets import PRESETS, SIZES, fraud_dfad_schema, fraud
 from ml_core.train.fraud_schema import in_units, mapped_rows
 from ml_core.train.fraud_teacher import TreeSettings
 
-RENAMED = """
-name = "our_bank"
-id = "tx"
-card = "payer"
-terminal = "shop"
-[time]
-column = "booked"
-[amount]
-column = "paid"
-unit = "cents"
-[fraud]
-column = "is_fraud"
-"""
-INPUTS = """
-[[inputs]]
-column = "scheme"
-kind = "category"
-[[inputs]]
-column = "lat"
-kind = "number"
+VALIDITY = """
 [[inputs]]
 column = "valid_to"
 kind = "days_until"
 format = "%m/%y"
 name = "days_of_validity"
 """
+INPUTS = SCHEME + LATITUDE + VALIDITY
 SCORED_FROM = 58  # the first day of the test file
 BAD = "scheme-3"  # the planted rule: what is paid with this scheme is fraud, and nothing else is
 
