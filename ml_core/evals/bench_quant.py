@@ -10,7 +10,7 @@ from torch import nn
 
 from ml_core.evals.bench import BenchError, meta, row, timed
 from ml_core.quant.layers import QuantLinear
-from ml_core.quant.scheme import Engine, quantize_weight
+from ml_core.quant.scheme import engines_cpu, quantize_weight
 from ml_core.seed import torch_generator
 
 # (rows, in, out): the fraud student's widths, then the report student's
@@ -27,7 +27,6 @@ SHAPES = (
     (3152, 384, 1536),
     (3152, 1536, 384),
 )
-ENGINES: tuple[Engine, ...] = ("int_mm", "onednn", "exact_float")
 LEAST_SQNR_DB = 30.0
 
 
@@ -55,7 +54,7 @@ def _shape(shape: tuple[int, int, int], *, seconds: float) -> list[dict[str, Any
     half.load_state_dict(exact.state_dict())
     levels, scale = quantize_weight(exact.weight)
     systems: dict[str, nn.Module] = {
-        f"int8 {engine}": QuantLinear(levels, scale, exact.bias, engine=engine) for engine in ENGINES
+        f"int8 {engine}": QuantLinear(levels, scale, exact.bias, engine=engine) for engine in engines_cpu()
     }
     systems["int8 as served"] = QuantLinear(levels, scale, exact.bias)
     _gate(case, x=x, exact=exact, systems=systems)

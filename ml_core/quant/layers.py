@@ -81,7 +81,7 @@ class QuantLinear(nn.Module):
 
     def extra_repr(self) -> str:
         """Shape, bias, and the engine or the rule that picks it."""
-        rule = self.engine or f"onednn from rows >= {-(-scheme.ONEDNN_FROM // self.out_features)}, below int_mm"
+        rule = self.engine or scheme.engine_rule(outputs=self.out_features)
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, W8A8, cpu: {rule}"
 
     def _pack(self) -> Tensor:

@@ -3,6 +3,7 @@
 With fewer `bits` the same scheme has fewer levels; training alone can use those (the integer products are of int8).
 """
 
+from functools import cache
 from typing import Literal
 
 import torch
@@ -23,6 +24,7 @@ Engine = Literal["int_mm", "onednn", "exact_float"]
 # torch._int_mm: measured in docs/log.md, "2026-11-24 CPU int8 matmul". Both give the same bits, so a row's answer does
 # not depend on the batch that it came in.
 ONEDNN_FROM = 100_000
+_EXACT_INPUTS = 1_040  # sums of so many products of levels stay below 2^24, where fp32 holds every integer
 
 
 def levels_of(bits: int) -> int:
@@ -71,10 +73,38 @@ def fake_activation(x: Float[Tensor, "*b i"], *, bits: int = 8) -> Float[Tensor,
 
 
 def engine_for(*, rows: int, outputs: int, device: str) -> Engine:
-    """Which integer product runs for this shape. On the CPU: int_mm or onednn; elsewhere integers held in fp32."""
-    if device != "cpu":
+    """Which integer product runs for this shape.
+
+    On a CPU whose oneDNN is exact: int_mm or onednn; on others and elsewhere integers held in fp32 (without VNNI
+    int_mm takes 17 to 19 times as long as those: docs/log.md, "2026-11-25 INT8 on a CPU without VNNI").
+    """
+    if device != "cpu" or not onednn_exact():
         return "exact_float"
     return "onednn" if rows * outputs >= ONEDNN_FROM else "int_mm"
+
+
+def engine_rule(*, outputs: int) -> str:
+    """engine_for on this CPU in words."""
+    if not onednn_exact():
+        return "exact_float (this CPU has no VNNI: oneDNN saturates)"
+    return f"onednn from rows >= {-(-ONEDNN_FROM // outputs)}, below int_mm"
+
+
+def engines_cpu() -> tuple[Engine, ...]:
+    """The engines that this CPU may use: all give the same bits."""
+    return ("int_mm", "onednn", "exact_float") if onednn_exact() else ("int_mm", "exact_float")
+
+
+@cache
+def onednn_exact() -> bool:
+    """Whether oneDNN's integer product is exact on this CPU; tried once, at full scale.
+
+    Without VNNI (x86 with AVX2 alone) it adds pairs of products in 16 bits, which saturate at 32,767 without a word.
+    """
+    weight = torch.full((32, 64), LEVELS, dtype=torch.int8)
+    levels = torch.full((32, 64), ZERO + LEVELS, dtype=torch.uint8)
+    out = _onednn(levels, packed=pack(weight), scale=torch.ones(32))
+    return bool((out == 64 * LEVELS**2).all())
 
 
 def pack(weight: Int8[Tensor, "o i"]) -> Tensor:
@@ -94,18 +124,35 @@ def product(
 ) -> Float[Tensor, "m o"]:
     """x Wᵀ + bias for the x that `quantize_activation` took apart, exact up to the last scaling.
 
-    The epilogue is the same in every engine.
+    The epilogue is the same in every engine. Raises InputError for "onednn" on a CPU where it is not exact.
     """
     if engine == "onednn":
-        zeros = torch.zeros(weight.shape[0], dtype=torch.int64)
-        scaled = torch.ops.onednn.qlinear_pointwise(
-            levels, 1.0, ZERO, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
-        )
+        if not onednn_exact():
+            raise InputError("engine: oneDNN's int8 products saturate on this CPU (no VNNI); exact_float does not")
+        scaled = _onednn(levels, packed=packed, scale=scale)
     elif engine == "int_mm":
         # uint8 with its top bit flipped, read as int8, is the level
         scaled = torch._int_mm((levels ^ ZERO).view(torch.int8), weight.t()).float() * scale
     else:
-        # products of levels and their sums are exact in fp32 up to 2^24: 1,040 inputs at full scale
-        scaled = functional.linear(levels.float() - ZERO, weight.float()) * scale
+        scaled = _exact_float(levels.float() - ZERO, weight.float()) * scale
     scaled.mul_(step)  # in place: a pass over fresh memory costs more than the arithmetic
     return scaled.add_(bias) if bias is not None else scaled
+
+
+def _onednn(levels: Tensor, *, packed: Tensor | None, scale: Tensor) -> Tensor:
+    zeros = torch.zeros(len(scale), dtype=torch.int64)
+    return torch.ops.onednn.qlinear_pointwise(
+        levels, 1.0, ZERO, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+
+
+def _exact_float(levels: Tensor, weight: Tensor) -> Tensor:
+    """The product of integers held in fp32, rounded once like an int32 sum that becomes a float."""
+    if levels.shape[1] <= _EXACT_INPUTS:
+        return functional.linear(levels, weight)
+    parts = zip(levels.split(_EXACT_INPUTS, 1), weight.split(_EXACT_INPUTS, 1), strict=True)
+    first, *rest = (functional.linear(x, w) for x, w in parts)
+    total = first.double()
+    for part in rest:
+        total += part
+    return total.float()
