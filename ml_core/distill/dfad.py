@@ -242,7 +242,8 @@ class DFAD(nn.Module):
         at = (places * (n / most)).long().clamp_max(n - 1)
         weights = weights[:, at]
         weights = weights / weights.sum(1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
-        return [x[:, at] for x in own], [x[:, at] for x in other], weights
+        # index_select: its gradient is added in place, that of x[:, at] is sorted first
+        return [x.index_select(1, at) for x in own], [x.index_select(1, at) for x in other], weights
 
     def _said(self, x: Tensor) -> Tensor:
         """What the student's integers can say of x."""

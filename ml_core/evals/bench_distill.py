@@ -28,9 +28,6 @@ class Trainer(Protocol):
     def tune(self, request: Request, *, case: str) -> Tuned:
         """Settings chosen on the dev split of the case."""
 
-    def device_words(self, request: Request) -> str:
-        """What the request runs on: "cpu" or the GPU's name."""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """--tasks, --systems, --seeds, --quick, --tune, --tuned, --out, --work, --device, and where the files are."""
@@ -46,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="cuda where there is one")
     parser.add_argument("--cache", action="store_true", help="teacher's features from the disk: pays on a CPU")
     parser.add_argument("--graphs", action="store_true", help="training steps as CUDA graphs: small students on a GPU")
+    parser.add_argument("--worker", action="store_true", help="stop, without rows, when others are at all that is left")
     parser.add_argument("--replicates", type=int, default=REPLICATES)
     parser.add_argument("--text-data", type=Path, help="folder of TASK/{train,dev}.parquet")
     parser.add_argument("--teacher", type=Path, help="folder of the text teacher (config.json, safetensors, tokenizer)")
@@ -72,9 +70,12 @@ def run(args: argparse.Namespace, *, trainer: Trainer) -> dict[str, Any]:
         general=args.general,
         films=args.films,
         stem=args.stem,
+        waits=not args.worker,
     )
     if args.seeds < 1:
         raise InputError("seeds: at least one")
+    if args.worker and args.out:
+        raise InputError("worker: computes no rows, so there is nothing to write to --out")
     path = args.tuned or args.work / "tuned.json"
     if args.tune:
         path = args.work / "tuned.json"
@@ -88,7 +89,8 @@ def run(args: argparse.Namespace, *, trainer: Trainer) -> dict[str, Any]:
     results = trainer.measure(request, tuned=tuned)
     about = meta("distill", packages=("torch", "numpy", "timm", "transformers", "lightgbm", "scikit-learn"))
     about |= {"tuned": to_mapping(tuned), "seeds": args.seeds, "quick": args.quick, "replicates": args.replicates}
-    about |= {"device": trainer.device_words(request)}
+    # the cells' own: rows may be computed elsewhere than their students were trained
+    about["device"] = ", ".join(sorted({cell.device for result in results for cell in result.cells}))
     rows = [row | {"run": about["date"]} for row in rows_of(results, replicates=args.replicates)]
     body: dict[str, Any] = {"meta": about, "rows": rows}
     if args.out:

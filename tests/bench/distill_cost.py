@@ -35,13 +35,15 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--device", default="cpu", help='"cuda": models in bf16 autocast, as in the benchmark')
     parser.add_argument("--compiled", action="store_true", help="the loss step by torch.compile (inductor) too")
+    parser.add_argument("--graphs", action="store_true", help="each part as a CUDA graph")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
     step = _Step(batch=args.batch, tokens=args.tokens, device=torch.device(args.device))
     about = meta("distill-cost", packages=("torch", "transformers")) | {"device": step.device_words}
-    about["command"] = f"make bench NAME=distill-cost (--batch {args.batch} --tokens {args.tokens} on {args.device})"
-    result = {"meta": about, "rows": step.rows(runs=args.runs, also_compiled=args.compiled)}
+    options = f"--batch {args.batch} --tokens {args.tokens} --device {args.device}{' --graphs' * args.graphs}"
+    about["command"] = f"python -m tests.bench.run distill-cost {options}"
+    result = {"meta": about, "rows": step.rows(runs=args.runs, also_compiled=args.compiled, graphs=args.graphs)}
     args.out.parent.mkdir(exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))
@@ -64,12 +66,13 @@ class _Step:
         """The GPU's name, or "cpu"."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
 
-    def rows(self, *, runs: int, also_compiled: bool) -> list[dict[str, Any]]:
+    def rows(self, *, runs: int, also_compiled: bool, graphs: bool = False) -> list[dict[str, Any]]:
         """Times of teacher's forward and student's step, and of each system the alignment's time and shares.
 
         A share is of one run of all three, one behind the other, so that whatever else slows the machine slows all.
         """
-        rows, steps = [], [self._taught, self._learnt]
+        wrap = self._graphed if graphs else lambda call: call
+        rows, steps = [], [wrap(self._taught), wrap(self._learnt)]
         for name, config in SYSTEMS.items():
             rows.append(self._row(name, "share of operations", "share", [self._counted(config)]))
             dfad = DFAD(config, (TEACHER[1],) * TEACHER[0], (STUDENT[1],) * STUDENT[0]).to(self.device)
@@ -77,6 +80,7 @@ class _Step:
             if also_compiled:
                 aligning[f"{name}, compiled"] = self._aligning(compiled(dfad))
             for system, align in aligning.items():
+                align = wrap(align)
                 timed = [[self._time(step) for step in (*steps, align)] for _ in range(runs + 2)][2:]
                 teacher, student, own = (list(times) for times in zip(*timed, strict=True))
                 rows.append(self._row(system, "teacher's forward", "ms", teacher))
@@ -95,6 +99,19 @@ class _Step:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return (time.perf_counter() - began) * 1e3
+
+    def _graphed(self, call: Callable[[], object]) -> Callable[[], object]:
+        """The call as one CUDA graph, warmed up on a side stream first."""
+        stream = torch.cuda.Stream(self.device)
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                call()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            call()
+        return graph.replay
 
     def _shown(self, model: TextTaps) -> Features:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):

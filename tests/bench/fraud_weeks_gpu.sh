@@ -25,8 +25,8 @@ python3 -c 'import jaxtyping' 2>/dev/null ||
 echo "$(nproc --all) cores, GPU ${CUDA_VISIBLE_DEVICES:-all}"
 python3 -c 'from importlib.metadata import version; print({n: version(n) for n in ("torch", "lightgbm", "numpy", "numba", "scikit-learn", "pyarrow", "jaxtyping")})'
 mps=
-if [ -z "${QUICK:-}" ] && command -v nvidia-cuda-mps-control >/dev/null; then
-  # many small processes share the GPU at once; a daemon of our own shows its one GPU as device 0
+if [ -z "${QUICK:-}${CUDA_MPS_PIPE_DIRECTORY:-}" ] && command -v nvidia-cuda-mps-control >/dev/null; then
+  # many small processes share the GPU at once; a daemon of our own shows its one GPU as device 0 (one that runs is used)
   export CUDA_MPS_PIPE_DIRECTORY=$work/mps CUDA_MPS_LOG_DIRECTORY=$work/mps
   mkdir -p "$work/mps"; nvidia-cuda-mps-control -d && mps=1; sleep 1
   before=${CUDA_VISIBLE_DEVICES:-}; export CUDA_VISIBLE_DEVICES=0

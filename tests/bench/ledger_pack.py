@@ -1,7 +1,7 @@
 """A --work folder of `bench distill` without what only training needs: cells, test logits, what teachers said, logs.
 
-ledger_pack WORK FILE. Of logits over more than two classes only the place of the largest is kept, which is all that the
-metrics of such tasks read; trials of tuning keep their line and no logits. No weights: rows need none.
+ledger_pack WORK FILE [--cases WORD]. Of logits over more than two classes only the place of the largest is kept, which
+is all that the metrics of such tasks read; trials of tuning keep their line and no logits. No weights: rows need none.
 """
 
 import argparse
@@ -23,12 +23,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path)
     parser.add_argument("file", type=Path)
+    parser.add_argument("--cases", default="", help="only those whose names hold this: files may have to be small")
     options = parser.parse_args()
-    print(f"{pack(options.work, options.file)} cells, {options.file.stat().st_size} bytes")
+    print(f"{pack(options.work, options.file, cases=options.cases)} cells, {options.file.stat().st_size} bytes")
     return 0
 
 
-def pack(work: Path, file: Path) -> int:
+def pack(work: Path, file: Path, *, cases: str = "") -> int:
     """Returns the number of cells that are in; lines torn or without their logits are not."""
     lines = []
     with tarfile.open(file, "w:gz") as out:
@@ -42,6 +43,8 @@ def pack(work: Path, file: Path) -> int:
             try:
                 cell = json.loads(line)
             except ValueError:
+                continue
+            if cases not in cell["case"]:
                 continue
             if cell["system"].startswith(_TRIAL):
                 lines.append(line)

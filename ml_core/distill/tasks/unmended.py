@@ -19,9 +19,13 @@ class Unmended(DFAD):
     weight to the pair that is aligned least, which is what the source's words ask for.
     """
 
+    at: Tensor
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.without: str = ""
+        # a buffer: a number from the host cannot enter a step that is a CUDA graph
+        self.register_buffer("at", torch.tensor([t + 1.0 for _, t in self.pairs]), persistent=False)
 
     def leave_out(self, without: Without) -> None:
         """Take this mend back."""
@@ -36,8 +40,7 @@ class Unmended(DFAD):
         if self.without == "inverse":
             mean = -mean
         if self.without == "centring":
-            at = torch.tensor([t + 1.0 for _, t in self.pairs], device=cos.device)
-            depth = torch.sigmoid(0.5 * (at - 6.0))
+            depth = torch.sigmoid(0.5 * (self.at - 6.0))
         nearness = mean if self.without == "shift" else (1.0 + mean) / 2.0
         kept = self.config.epsilon + (1.0 - self.config.epsilon) * nearness
         shares = depth * torch.where(self.steps > self.config.warmup_steps, kept, torch.ones_like(kept))

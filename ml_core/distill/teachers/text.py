@@ -21,6 +21,9 @@ _PROJECTIONS = (
     ("attention.q_lin", "attention.k_lin", "attention.v_lin"),  # DistilBERT
     ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),  # Llama, Mistral, Qwen, Gemma
 )
+# families that take a mask of (b, 1, n, n) as it is; of one of (b, n) they make one by a copy from the CPU, or ask the
+# device whether all is real, and neither can be captured in a CUDA graph
+_WIDE_MASKS = ("bert", "roberta", "electra", "mpnet", "distilbert")
 _STACKS = ("encoder.layer", "transformer.layer", "model.layers", "layers", "layer")
 
 
@@ -50,7 +53,11 @@ class TextTaps(nn.Module):
         """Features of b texts; logits where the model has a head ((b, c), or (b, n, v) of a language model)."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         said = self.model(
-            input_ids=input_ids, attention_mask=mask.long(), output_hidden_states=True, return_dict=True, **inputs
+            input_ids=input_ids,
+            attention_mask=self._mask(mask.bool()),
+            output_hidden_states=True,
+            return_dict=True,
+            **inputs,
         )
         states = said.hidden_states
         real = mask.bool()
@@ -63,6 +70,19 @@ class TextTaps(nn.Module):
             heads=tuple(_heads(stack[index], states[index], name=self.names[index]) for index in self.head_layers),
             names=self.names,
         )
+
+    def _mask(self, real: Bool[Tensor, "b n"]) -> Tensor:
+        """The mask in the form that the model's attention reads, where it is known; else as transformers wants it."""
+        config = self.model.config
+        attention = config._attn_implementation
+        known = config.model_type in _WIDE_MASKS and not getattr(config, "is_decoder", False)
+        if not known or attention not in ("sdpa", "eager"):
+            return real.long()
+        wide = real[:, None, None, :].expand(-1, 1, real.shape[1], -1)
+        if attention == "sdpa":
+            return wide
+        dtype = next(self.model.parameters()).dtype
+        return torch.zeros(wide.shape, dtype=dtype, device=real.device).masked_fill(~wide, torch.finfo(dtype).min)
 
     def _pooled(self, tokens: Float[Tensor, "b n d"], *, mask: Bool[Tensor, "b n"]) -> Float[Tensor, "b d"]:
         if self.pool == "first":

@@ -9,7 +9,7 @@ from ml_core.distill.tasks.request import Request, Tuned
 from ml_core.distill.tasks.results import CaseResult
 from ml_core.distill.tasks.task import Case
 from ml_core.errors import InputError
-from ml_core.train.distill import model, protocol
+from ml_core.train.distill import protocol
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,11 +55,6 @@ def cases_named(words: Sequence[str], *, request: Request) -> list[Case]:
     return chosen
 
 
-def device_words(request: Request) -> str:
-    """What the request runs on: "cpu" or the GPU's name."""
-    return model.device_words(device_named(request.device))
-
-
 def _plan(request: Request, *, tuned: Tuned) -> protocol.Plan:
     return protocol.Plan(
         cases=cases_named(request.tasks, request=request),
@@ -70,6 +65,7 @@ def _plan(request: Request, *, tuned: Tuned) -> protocol.Plan:
         device=device_named(request.device),
         cached=request.cached,
         graphs=request.graphs,
+        waits=request.waits,
     )
 
 

@@ -81,12 +81,15 @@ def general_run(
         log=log,
         criterion=criterion,
         graphs=bool(params.get("graphs", 0)),
+        by_length=True,
     )
     log.close()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in student.taps.state_dict().items()}
     digest = hashlib.sha256(save(tensors)).hexdigest()
     says = f"general distillation, {len(task.train):,} texts × {fit.epochs} ({digest[:8]})"
-    save_file(tensors, folder / f"{recipe.student}.safetensors", metadata={"says": says})
+    partial = folder / f".{recipe.student}.partial"  # others may be looking for it
+    save_file(tensors, partial, metadata={"says": says})
+    partial.replace(folder / f"{recipe.student}.safetensors")
     result = {
         "recipe": recipe.name,
         "student": recipe.student,

@@ -52,20 +52,24 @@ class FeatureMemory:
 
     def _fill(self) -> None:
         order = torch.arange(len(self._task.train))
-        tokens: list[Tensor] = []
         whole: list[list[Tensor]] = []
+        done = 0
         for rows in order.split(_ROWS):
             shown = self._live(self._batch(rows))
             by_token, by_row = token_tensors(shown)
+            if not done:  # all at once: parts that are joined at the end would take twice the memory
+                self._row_lengths = self._lengths(shown)
+                self._widths = [x.shape[-1] for x in by_token]
+                size = (int(self._row_lengths.sum()), sum(self._widths))
+                self._tokens = torch.empty(size, dtype=self._dtype, device=self._device)
             part = torch.cat([x.to(self._dtype) for x in by_token], dim=-1)
-            tokens.append(part.flatten(0, 1) if shown.mask is None else part[shown.mask])
+            part = part.flatten(0, 1) if shown.mask is None else part[shown.mask]
+            self._tokens[done : done + len(part)] = part
+            done += len(part)
             whole.append([x.to(self._dtype) for x in by_row])
         self._like, self._masked = shown, shown.mask is not None
-        self._widths = [x.shape[-1] for x in by_token]
         self._most = by_token[0].shape[1]
-        self._tokens = torch.cat(tokens)
         self._whole = [torch.cat(column) for column in zip(*whole, strict=True)]
-        self._row_lengths = self._lengths(shown)
         self._starts = self._row_lengths.cumsum(0) - self._row_lengths
         self._filled = True
 

@@ -19,6 +19,7 @@ from ml_core.train.loop import LossOf, train
 
 _EVAL_BATCH = 256
 _CHECKPOINT_SECONDS = 60.0
+_SORTED_BATCHES = 50
 
 
 def model_train(
@@ -32,10 +33,12 @@ def model_train(
     log: EventLog | None,
     criterion: nn.Module | None = None,
     graphs: bool = False,
+    by_length: bool = False,
 ) -> None:
     """Train in place; the order of rows and what varies in a batch depend on the task and the seed alone.
 
-    graphs: steps as CUDA graphs (LoopConfig).
+    graphs: steps as CUDA graphs (LoopConfig). by_length: rows of like length (input `length`) share a batch, so that
+    little is padded.
     """
     size = min(fit.batch, len(task.train))
     per_epoch = len(task.train) // size
@@ -51,9 +54,13 @@ def model_train(
     )
 
     def batches(epoch: int) -> Iterator[Batch]:
-        order = torch.from_numpy(numpy_generator(seed, "order", task.name, epoch).permutation(len(task.train)))
+        drawn = numpy_generator(seed, "order", task.name, epoch)
+        order = torch.from_numpy(drawn.permutation(len(task.train)))[: per_epoch * size]
+        parts = list(order.split(size))
+        if by_length:
+            parts = _by_length(order, lengths=task.train.inputs["length"].cpu(), size=size, drawn=drawn)
         generator = torch_generator(seed, "vary", task.name, epoch)
-        for rows in order[: per_epoch * size].split(size):
+        for rows in parts:
             batch = task.prepare(task.train.batch(rows))
             yield batch if task.augment is None else task.augment(batch, generator)
 
@@ -68,6 +75,14 @@ def model_train(
         criterion=criterion,
     )
     model.eval()
+
+
+def _by_length(order: Tensor, *, lengths: Tensor, size: int, drawn: np.random.Generator) -> list[Tensor]:
+    """Batches of `size`: so many rows at a time sorted by length, and the batches then in random order."""
+    parts: list[Tensor] = []
+    for rows in order.split(_SORTED_BATCHES * size):
+        parts += rows[lengths[rows].argsort(stable=True)].split(size)
+    return [parts[index] for index in drawn.permutation(len(parts))]
 
 
 def shower(learner: Learner, *, device: torch.device) -> Callable[[nn.Module, Batch], Features]:

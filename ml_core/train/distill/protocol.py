@@ -43,26 +43,33 @@ class Plan:
     device: torch.device
     cached: bool = False
     graphs: bool = False
+    waits: bool = True
 
 
 def measure(plan: Plan, *, say: Say = print) -> list[CaseResult]:
     """Run what the ledger lacks; returns all cells of the plan. Called again after a cut it goes on.
 
-    What other processes are at is left to them, and waited for at the end. All systems of one case and seed learn from
+    What other processes are at is left to them, and waited for at the end (unless `plan.waits` is off: then nothing is
+    returned). All systems of one case and seed learn from
     one teacher, to the last bit: where a teacher had to be trained again on another machine, a seed that is not
     finished starts over.
     """
     ledger = Ledger(plan.work)
     left = [(case, seed) for case in plan.cases for seed in range(plan.seeds)]
     while left:
+        before = len(left)
         for case in plan.cases:
             stage = _Stage(case, plan, ledger=ledger, say=say)
             for owner, seed in tuple(left):
                 if owner is case and stage.seed(seed):
                     left.remove((owner, seed))
             gc.collect()
+        if left and not plan.waits and len(left) == before:
+            return []
         if left:
             time.sleep(_WAIT)
+    if not plan.waits:
+        return []
     return [_Stage(case, plan, ledger=ledger, say=say).result() for case in plan.cases]
 
 

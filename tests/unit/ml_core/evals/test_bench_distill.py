@@ -18,6 +18,7 @@ def test_bench_distill_writes_cells_and_summaries(tmp_path, capsys):
     body = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert body == json.loads(out.read_text())
     assert body["meta"]["tuned"]["tuned_on"] == ""
+    assert body["meta"]["device"] == "cpu"
     cells = [row for row in body["rows"] if row["seed"] is not None]
     assert {(row["system"], row["seed"]) for row in cells} == {
         (system, seed) for system in ("kd", "fitnets", "dfad", "no_floor") for seed in (0, 1)
@@ -33,7 +34,13 @@ def test_bench_distill_writes_cells_and_summaries(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"), [(["--tasks", "nix"], "nix"), (["--systems", "nix"], "nix"), (["--seeds", "0"], "seeds")]
+    ("words", "said"),
+    [
+        (["--tasks", "nix"], "nix"),
+        (["--systems", "nix"], "nix"),
+        (["--seeds", "0"], "seeds"),
+        (["--worker", "--out", "x.json"], "worker"),
+    ],
 )
 def test_wrong_words_are_errors_that_name_what_there_is(tmp_path, capsys, words, said):
     assert main([*QUICK, "--work", str(tmp_path), *words]) == 2

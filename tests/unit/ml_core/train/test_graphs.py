@@ -58,8 +58,8 @@ def test_a_training_by_graphs_is_the_one_step_by_step(tmp_path):
     for (name, a), b in zip(plain.state_dict().items(), graphed.state_dict().values(), strict=True):
         # the fused update rounds otherwise than the plain one; 24 steps of rate 0.01 move weights by up to 0.2
         assert torch.allclose(a, b, atol=1e-5), name
-    moved = [not torch.allclose(a, b, atol=1e-2) for a, b in zip(start.parameters(), plain.parameters(), strict=True)]
-    assert all(moved)
+    moved = [(a - b).abs().max() for a, b in zip(start.parameters(), plain.parameters(), strict=True)]
+    assert min(moved) > 1e-3  # 24 updates of up to .01
 
 
 @pytest.mark.gpu

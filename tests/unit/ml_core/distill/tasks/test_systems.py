@@ -1,5 +1,6 @@
 """The systems by name: six, one a mend left out, and each of those really is another loss."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -78,3 +79,37 @@ def test_minilm_needs_attention():
     assert applies("minilm", cases["vit96x6>vit32x3/digits"])
     with pytest.raises(InputError, match="attention"):
         config_of("minilm", tuned=TUNED, relation_heads=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("name", [name for name in SYSTEMS if name != "minilm"])
+def test_the_loss_of_every_system_is_one_cuda_graph(name, features):
+    student = features(b=6, n=4, widths=(8, 8), seed=1, logits=(3,), dtype=torch.float32).detach()
+    teacher = features(b=6, n=4, widths=(16,) * 8, seed=2, logits=(3,), dtype=torch.float32)
+    config = config_of(name, tuned=TUNED, relation_heads=0)
+    criterion = criterion_of(name, config, [(student, teacher)]).train().to("cuda")
+    layers = [layer.to("cuda").requires_grad_() for layer in student.layers]
+    own = replace(student, layers=tuple(layers), pooled=student.pooled.cuda(), logits=student.logits.cuda(), mask=None)
+    other = replace(
+        teacher, layers=tuple(layer.cuda() for layer in teacher.layers), pooled=teacher.pooled.cuda(),
+        logits=teacher.logits.cuda(), mask=None,
+    )  # fmt: skip
+    task, progress = torch.ones((), device="cuda"), torch.zeros((), device="cuda")
+
+    def step():
+        total = criterion(own, None if name == "ce" else other, task, progress).total
+        if config.levels:
+            total.backward()
+        return total
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        total = step()
+    graph.replay()
+    assert torch.isfinite(total)

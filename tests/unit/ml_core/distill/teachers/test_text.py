@@ -19,6 +19,8 @@ def made(kind):
     if kind == "llama":
         config = transformers.LlamaConfig(**SIZES, num_key_value_heads=2)
         return transformers.LlamaForCausalLM(config)
+    if kind == "electra":
+        return transformers.ElectraModel(transformers.ElectraConfig(**SIZES, embedding_size=8))
     if kind == "mpnet":
         return transformers.MPNetModel(transformers.MPNetConfig(**SIZES))
     if kind == "bert-classifier":
@@ -29,7 +31,7 @@ def made(kind):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
-    for kind in ("bert", "bert-classifier", "mpnet", "llama"):
+    for kind in ("bert", "bert-classifier", "electra", "mpnet", "llama"):
         made(kind).save_pretrained(root / kind)
     return root
 
@@ -64,6 +66,43 @@ def test_the_taps_are_what_the_model_itself_projects(folders, kind):
     # first the model's own pass, then the tap's
     assert len(seen) == 2
     assert torch.allclose(shown.heads[0].q, seen[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["bert", "electra", "mpnet", "llama"])
+def test_layers_are_those_of_the_model_under_the_plain_mask(folders, kind):
+    taps = text_load(folders / kind)
+    shown = taps(IDS, MASK)
+    wanted = taps.model(input_ids=IDS, attention_mask=MASK, output_hidden_states=True).hidden_states[1:]
+    for ours, own in zip(shown.layers, wanted, strict=True):
+        assert torch.allclose(ours[MASK.bool()], own[MASK.bool()], atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("kind", ["bert", "electra", "mpnet"])
+def test_a_pass_forward_and_back_is_one_cuda_graph(folders, kind):
+    taps = text_load(folders / kind, frozen=False).to("cuda")
+    ids, mask = IDS.to("cuda"), MASK.to("cuda")
+
+    def step():
+        taps.zero_grad()
+        with torch.autocast("cuda", torch.bfloat16):
+            taps(ids, mask).pooled.float().square().sum().backward()
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    weight = next(taps.parameters())
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    graph.replay()
+    replayed = weight.grad.clone()
+    step()
+    assert replayed.abs().max() > 0.0
+    assert torch.allclose(replayed, weight.grad, rtol=0.02, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama"])

@@ -168,6 +168,27 @@ def test_what_another_process_is_at_is_left_to_it_and_waited_for(plan, monkeypat
     assert {(cell.system, cell.seed) for cell in result.cells} == {(s, n) for s in ("ce", "dfad") for n in range(2)}
 
 
+def test_a_process_that_shall_not_wait_stops_when_others_are_at_all_that_is_left(plan, monkeypatch, tmp_path):
+    path = tmp_path / "locks" / file_name(plan().cases[0].name, 0)
+    path.parent.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        # one pass runs the free seed, the next finds nothing to take; a wait between them is for what may come free
+        monkeypatch.setattr(protocol.time, "sleep", lambda seconds: None)
+        assert measure(plan(seeds=2, systems=("ce",), waits=False), say=quiet) == []
+        other.communicate("done")
+    lines = [json.loads(line) for line in (tmp_path / "cells.jsonl").read_text().splitlines()]
+    assert [(line["system"], line["seed"]) for line in lines] == [("ce", 1)]
+
+
+def test_a_packed_ledger_may_hold_some_cases_alone(plan, tmp_path):
+    measure(plan(work=tmp_path / "work", systems=("ce",)), say=quiet)
+    assert ledger_pack.pack(tmp_path / "work", tmp_path / "all.tgz", cases="/digits") == 1
+    assert ledger_pack.pack(tmp_path / "work", tmp_path / "none.tgz", cases="/films") == 0
+
+
 def test_two_processes_run_each_cell_once_and_both_know_all(tmp_path):
     words = ["bench", "distill", "--tasks", "vit96x6>vit32x3/digits", "--systems", "ce,kd", "--seeds", "3", "--quick"]
     command = [sys.executable, "-m", "ml_core", *words, "--replicates", "2", "--work", str(tmp_path), "--json"]
