@@ -159,7 +159,7 @@ def retentions(cases: Sequence[Case]) -> Drawing:
     low = min([value for *_, value in points] + [value for *_, value in NEIGHBOURS])
     axes.axhline(100, color="#999999", lw=0.8)
     axes.axhline(GOAL_KEPT, color="#009E73", lw=1.0, ls=(0, (2, 2)))
-    goal = axes.text(0.005, GOAL_KEPT + 0.1, f"goal at 16 times fewer: {GOAL_KEPT}", fontsize=8, color="#00734f",
+    goal = axes.text(0.42, GOAL_KEPT + 0.1, f"goal at 16 times fewer: {GOAL_KEPT}", fontsize=8, color="#00734f",
                      transform=axes.get_yaxis_transform(), va="bottom")  # fmt: skip
     for _, size, value in NEIGHBOURS:
         axes.plot(size, value, marker="o", ms=6, mfc="white", mec="#777777", ls="")

@@ -38,7 +38,8 @@ NAMES = {
 COLD = ("shipped", "shipped_30d", "shipped_14d", "shipped_7d")
 STANDARD, MEAN, PAST = "standard week", "mean of 4 test weeks", "mean of 4 test weeks, all of the past"
 SLICED = {
-    "ceiling": "ceiling", "shipped": "shipped", "student, week": "student, week", "student, past": "student, past",
+    "ceiling": "ceiling", "shipped": "shipped", "student_tuned, week": "from shipped, week",
+    "student_tuned, past": "from shipped, past", "student, past": "own, past",
     "lightgbm_rich, past": "LightGBM rich, past",
 }  # fmt: skip
 Cell = Mapping[str, Any]
