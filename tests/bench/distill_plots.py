@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.text import Text
-from testkit.distill_results import RESULT, ROOT, SIX, Case, Figure, cases_read
+from testkit.distill_results import NEIGHBOURS, RESULT, ROOT, SIX, Case, Figure, cases_read
 
 from ml_core.distill.tasks.systems import ABLATIONS, VARIANTS
 
@@ -33,15 +33,6 @@ STYLES: dict[str, tuple[str, str]] = {
 _PLACES = tuple((side, up) for up in (0, 10, -10, 20, -20, 32, -32, 44, -44, 56, -56, 70, -70) for side in (1, -1))
 _CASE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 _CASE_SHAPES = ("o", "s", "^", "D", "v", "P")
-# as published, on GLUE, against BERT-base or (MiniLMv2) RoBERTa-large: millions of parameters, per cent kept
-NEIGHBOURS = (
-    ("DistilBERT", 66.0, 96.2),
-    ("TinyBERT-4", 14.5, 96.9),
-    ("BERT4-PKD", 52.0, 91.3),
-    ("MiniLM-L6", 22.0, 97.5),
-    ("MiniLMv2", 30.0, 93.6),
-    ("MobileBERT", 25.0, 99.2),
-)
 GOAL_GAIN, GOAL_KEPT = 0.5, 98.8
 
 
@@ -161,12 +152,13 @@ def retentions(cases: Sequence[Case]) -> Drawing:
     axes.axhline(GOAL_KEPT, color="#009E73", lw=1.0, ls=(0, (2, 2)))
     goal = axes.text(0.42, GOAL_KEPT + 0.1, f"goal at 16 times fewer: {GOAL_KEPT}", fontsize=8, color="#00734f",
                      transform=axes.get_yaxis_transform(), va="bottom")  # fmt: skip
-    for _, size, value in NEIGHBOURS:
+    published = [(name, size, value) for name, _, size, value in NEIGHBOURS]
+    for _, size, value in published:
         axes.plot(size, value, marker="o", ms=6, mfc="white", mec="#777777", ls="")
     for _, size, value in points:
         axes.plot(size, value, marker="D", ms=6, color="#0072B2", ls="")
     axes.set_xscale("log")
-    sizes = [size for _, size, _ in (*points, *NEIGHBOURS)]
+    sizes = [size for _, size, _ in (*points, *published)]
     axes.set_xlim(min(sizes) / 2, max(sizes) * 5)
     axes.set_ylim(min(low - 1.5, 89), 102)
     ticks = [tick for tick in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100) if min(sizes) / 2 <= tick <= max(sizes) * 5]
@@ -175,10 +167,10 @@ def retentions(cases: Sequence[Case]) -> Drawing:
     axes.set_xlabel("student's parameters, millions")
     axes.set_ylabel("of the teacher's value kept, %")
     ours = [(*point, "#00456b") for point in points]
-    _names(axes, [*ours, *((*point, "#666666") for point in NEIGHBOURS)], around=goal)
+    _names(axes, [*ours, *((*point, "#666666") for point in published)], around=goal)
     measured = plt.Line2D([], [], marker="D", color="#0072B2", ls="", label="dfad, measured here")
-    published = plt.Line2D([], [], marker="o", mfc="white", mec="#777777", ls="", label="as published")
-    _legend(axes, [measured, published])
+    others = plt.Line2D([], [], marker="o", mfc="white", mec="#777777", ls="", label="as published")
+    _legend(axes, [measured, others])
     return figure
 
 

@@ -1,6 +1,6 @@
 """Writes the tables of docs/distillation.md from tests/bench/results/distill.json, so that no figure is set by hand.
 
-A table stands between `<!-- table: KIND FAMILY -->` and `<!-- end -->`; KIND is values, mends or sizes.
+A table stands between `<!-- table: KIND FAMILY -->` and `<!-- end -->`; KIND is values, mends, sizes or neighbours.
 """
 
 import argparse
@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from testkit.distill_results import RESULT, ROOT, SIX, Case, Figure, cases_read
+from testkit.distill_results import NEIGHBOURS, RESULT, ROOT, SIX, Case, Figure, cases_read
 
 from ml_core.distill.tasks.systems import ABLATIONS, VARIANTS
 
@@ -75,6 +75,21 @@ def sizes(cases: Sequence[Case]) -> str:
     return _table(head, rows)
 
 
+def neighbours(cases: Sequence[Case]) -> str:
+    """What each student keeps as a mean over its tasks, beside what others published for theirs."""
+    rows = []
+    for student in dict.fromkeys(case.student for case in cases):
+        some = [case for case in cases if case.student == student]
+        size, teacher = some[0].params
+        both = [[case.retention(system) for case in some] for system in ("kd", "dfad")]
+        kept = [_number(sum(each.value for each in figures if each) / len(some)) for figures in both]
+        tasks = ", ".join(case.task for case in some)
+        rows.append([f"**{student}**, here", f"MPNet-base, {_count(teacher)}", _count(size), *kept, tasks])
+    for name, teacher, size, kept in NEIGHBOURS:
+        rows.append([name, teacher, f"{size:g} M", "–", f"{kept:g}", "GLUE, as published"])
+    return _table(["student", "teacher", "parameters", "kd keeps, %", "keeps, %", "on"], rows)
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -105,4 +120,6 @@ def _count(parameters: int) -> str:
     return f"{parameters / 1e6:.1f} M" if parameters >= 1e6 else f"{parameters / 1e3:.1f} k"
 
 
-_KINDS: dict[str, Callable[[Sequence[Case]], str]] = {"values": values, "mends": mends, "sizes": sizes}
+_KINDS: dict[str, Callable[[Sequence[Case]], str]] = {
+    "values": values, "mends": mends, "sizes": sizes, "neighbours": neighbours,
+}  # fmt: skip

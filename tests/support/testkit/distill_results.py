@@ -10,6 +10,15 @@ RESULT = ROOT / "tests" / "bench" / "results" / "distill.json"
 FAMILIES = ("digits", "fraud", "films", "text")
 # what stands beside in tables and legends
 SIX = ("ce", "kd", "fitnets", "minilm", "dfad_as_published", "dfad")
+# others' students as published, on GLUE: name, teacher, millions of parameters, per cent kept
+NEIGHBOURS = (
+    ("DistilBERT", "BERT-base", 66.0, 96.2),
+    ("TinyBERT-4", "BERT-base", 14.5, 96.9),
+    ("BERT4-PKD", "BERT-base", 52.0, 91.3),
+    ("MiniLM-L6", "BERT-base", 22.0, 97.5),
+    ("MiniLMv2", "RoBERTa-large", 30.0, 93.6),
+    ("MobileBERT", "BERT-base", 25.0, 99.2),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
