@@ -1,0 +1,134 @@
+"""Segmented attention: what is seen is what the definition says, a stream is the whole, and little of it is kept."""
+
+import pytest
+import torch
+
+from ml_core.errors import InputError
+from ml_core.layers.segments import SegmentedAttention, SegmentedBlock, StreamState, stream
+
+D, H, SIZE = 12, 3, 4
+
+
+def layer(*, seed=0, dtype=torch.float64, **options):
+    torch.manual_seed(seed)
+    made = SegmentedAttention(D, H, segment=SIZE, **options)
+    for bias in (made.dpe.table, made.sink_bias, made.far_bias):
+        torch.nn.init.normal_(bias)
+    return made.to(dtype).eval()
+
+
+def truth(made, x, *, key_mask=None):
+    """The definition, key by key: window, sinks out of it, one summary of every segment out of it."""
+    b, n, d = x.shape
+    real = torch.ones(b, n, dtype=torch.bool) if key_mask is None else key_mask
+    heads = [y.unflatten(-1, (H, -1)).transpose(1, 2) for y in (made.q_proj(x), made.k_proj(x), made.v_proj(x))]
+    q, k, v = heads
+    out = torch.zeros_like(q)
+    count = -(-n // SIZE)
+    for row in range(b):
+        for head in range(H):
+            summaries = []
+            for segment in range(count):
+                at = [j for j in range(segment * SIZE, min(n, segment * SIZE + SIZE)) if real[row, j]]
+                if at:
+                    share = (k[row, head, at] @ made.pool[head]).softmax(0)
+                    summaries.append((segment, share @ k[row, head, at], share @ v[row, head, at]))
+            for i in range(n):
+                own = i // SIZE
+                rows = []
+                for j in range(n):
+                    if not real[row, j] or (made.causal and j > i):
+                        continue
+                    if abs(own - j // SIZE) <= made.neighbours:
+                        bias = made.dpe.table[head, i - j + made.dpe.table.shape[1] // 2]
+                    elif j < made.sinks:
+                        bias = made.sink_bias[head]
+                    else:
+                        continue
+                    rows.append((k[row, head, j], v[row, head, j], bias))
+                for segment, key, value in summaries:
+                    away = own - segment
+                    if abs(away) > made.neighbours and (away > 0 or not made.causal):
+                        rows.append((key, value, made.far_bias[head, max(-16, min(16, away)) + 16]))
+                if rows:
+                    keys, values, bias = (torch.stack(each) for each in zip(*rows, strict=True))
+                    shares = (keys @ q[row, head, i] * keys.shape[1] ** -0.5 + bias).softmax(0)
+                    out[row, head, i] = shares @ values
+    return made.out_proj(out.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(("neighbours", "sinks"), [(1, 2), (0, 0), (2, 4)])
+@pytest.mark.parametrize("n", [1, 4, 9, 83])
+def test_every_query_sees_what_the_definition_says(causal, neighbours, sinks, n):
+    made = layer(neighbours=neighbours, sinks=sinks, causal=causal)
+    x = torch.randn(1, n, D, dtype=torch.float64)
+    assert torch.allclose(made(x), truth(made, x), atol=1e-12)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_padding_is_seen_by_nobody_and_summed_up_by_none(causal):
+    made = layer(causal=causal)
+    x = torch.randn(2, 19, D, dtype=torch.float64)
+    real = torch.ones(2, 19, dtype=torch.bool)
+    real[1, 7:] = False  # two whole segments of padding among them
+    wanted = truth(made, x, key_mask=real)
+    got = made(x, key_mask=real)
+    assert torch.allclose(got[real], wanted[real], atol=1e-12)
+    assert torch.isfinite(got).all()
+    assert torch.allclose(got[1, :7], made(x[1:, :7])[0], atol=1e-12)
+
+
+def test_gradients_reach_every_parameter():
+    made = layer()
+    made(torch.randn(1, 19, D, dtype=torch.float64)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in made.parameters())
+
+
+def test_gradients_are_those_of_the_definition():
+    made = layer(neighbours=1, sinks=1)
+    x = torch.randn(1, 13, D, dtype=torch.float64)
+    names = ("pool", "sink_bias", "far_bias", "dpe.table", "k_proj.weight")
+    found = torch.autograd.grad(made(x).sin().sum(), [made.get_parameter(name) for name in names])
+    wanted = torch.autograd.grad(truth(made, x).sin().sum(), [made.get_parameter(name) for name in names])
+    for name, ours, own in zip(names, found, wanted, strict=True):
+        assert torch.allclose(ours, own, atol=1e-10), name
+
+
+def test_a_stream_is_the_whole_input_to_the_last_bit_whatever_follows():
+    torch.manual_seed(1)
+    blocks = [SegmentedBlock(D, H, 24, segment=SIZE, sinks=2).eval() for _ in range(3)]
+    x = torch.randn(2, 30, D)
+    whole = x
+    for block in blocks:
+        whole = block(whole)
+    parts = list(stream(blocks, x.split(SIZE, dim=1)))
+    assert torch.equal(torch.cat(parts, dim=1), whole)
+    fewer = list(stream(blocks, x[:, : 4 * SIZE].split(SIZE, dim=1)))
+    assert all(torch.equal(one, other) for one, other in zip(fewer, parts, strict=False))
+
+
+def test_a_stream_keeps_one_key_and_value_a_segment_and_no_more():
+    made, state = layer(dtype=torch.float32), StreamState()
+    kept = []
+    for _ in range(12):
+        made.step(torch.randn(1, SIZE, D), state)
+        kept.append(state.bytes)
+    grown = {later - earlier for earlier, later in zip(kept[3:], kept[4:], strict=False)}
+    assert grown == {2 * 4 * D + 1}  # fp32, and one flag
+    storage = state.sinks.k.untyped_storage().nbytes()
+    assert storage == 4 * D * made.sinks  # no view of the first segment
+
+
+def test_what_is_no_stream_is_refused():
+    made, state = layer(), StreamState()
+    x = torch.randn(1, SIZE, D, dtype=torch.float64)
+    made.step(x[:, :2], state)
+    with pytest.raises(InputError, match="shorter"):
+        made.step(x, state)
+    with pytest.raises(InputError, match="more than a segment"):
+        made.step(torch.cat([x, x], 1), StreamState())
+    with pytest.raises(InputError, match="causal"):
+        layer(causal=False).step(x, StreamState())
+    with pytest.raises(InputError, match="layout"):
+        layer(sinks=SIZE + 1)
