@@ -52,7 +52,7 @@ def test_launching_writes_spec_and_data_and_a_child_of_low_priority_in_its_own_s
     assert (Path(run.folder) / spec["inputs"]["transactions"]).read_bytes() == b"rows"
     assert run.rows == 4321
     speaks_wait(run)
-    assert children.child_of(run).nice() == 10
+    assert children.child_of(run).nice() == min(19, os.nice(0) + 10)  # below this process, whatever its own is
     assert os.getsid(run.pid) == run.pid
 
 
