@@ -1,0 +1,1 @@
+"""Norm and the three projections of attention in one operator."""
