@@ -89,7 +89,7 @@ class DecodeEngine:
         model = Llama(config, source, device=device, dtype=dtype, weights=_weights(weights))
         return cls(model, rows=rows, lengths=lengths)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def generate(
         self, ids: Sequence[Sequence[int]], *, max_new_tokens: int, stop: Collection[int] = ()
     ) -> list[list[int]]:
@@ -112,7 +112,7 @@ class DecodeEngine:
                 done, at = done + count, at + count
         return [_until(each, stops=stops) for each in answers]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def logits(self, ids: Sequence[Sequence[int]]) -> Float[Tensor, "b v"]:
         """Logits of the token after each prompt, in fp32."""
         self._check(ids, max_new_tokens=1)

@@ -81,7 +81,8 @@ class EagerRunner:
         self.device = torch.device(device)
         if unknown := set(self.fill) - set(axes):
             raise InputError(f"fill: {sorted(unknown)} is no input")
-        self.buckets = self._sorted(examples)
+        with torch.inference_mode(False):
+            self.buckets = self._sorted(examples)
         self._lock = RLock()
 
     def __call__(self, **inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -92,7 +93,8 @@ class EagerRunner:
         sizes = self._sizes(inputs, where="inputs")
         bucket = self.bucket_of(sizes)
         self._check(inputs, bucket=bucket)
-        with self._lock, torch.no_grad():
+        # the static tensors are no inference tensors, so that callers in and out of inference mode may write to them
+        with self._lock, torch.inference_mode(False), torch.no_grad():
             return self._run(bucket, inputs, sizes)
 
     def bucket_of(self, sizes: Mapping[str, int]) -> Bucket:

@@ -25,6 +25,7 @@ from ml_core.models.cnn_teacher import presence_logit
 from ml_core.models.report_rules import Rules, plan_make, states_decide
 from ml_core.models.report_student import ReportStudent, ReportStudentConfig, Seen, Written
 from ml_core.quant import load_quantized
+from ml_core.serving.report_decode import PlanDecoder
 
 TOKENIZER = "tokenizer.json"
 _BOX_FROM = 0.05
@@ -36,7 +37,10 @@ _BLANK = "The image is blank: it shows one grey value only, so no draft was writ
 
 
 class ReportDrafter:
-    """A loaded report student. Safe to share: it keeps nothing between calls."""
+    """A loaded report student. Safe to share: on the CPU it keeps nothing between calls, on CUDA callers take turns.
+
+    `decoder` is what writes on CUDA (graphs, serving.report_decode); None on the CPU, where decode_plan writes.
+    """
 
     def __init__(self, folder: Path | str, *, device: str | None = None) -> None:
         """`device`: where it runs, the GPU where there is one by default.
@@ -55,6 +59,7 @@ class ReportDrafter:
         tensors = {name: _widened(tensor) for name, tensor in artifacts.load_tensors(root).items()}
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.student = load_quantized(student, tensors).eval().to(self.device)
+        self.decoder = _decoder(self.student, self.device)
 
     @classmethod
     def of(
@@ -65,6 +70,7 @@ class ReportDrafter:
         drafter.digest, drafter.config, drafter.rules, drafter.tokenizer = "", student.config, rules, tokenizer
         drafter.device = torch.device(device)
         drafter.student = student.eval().to(drafter.device)
+        drafter.decoder = _decoder(drafter.student, drafter.device)
         return drafter
 
     def draft(self, request: DraftRequest) -> DraftResult:
@@ -123,7 +129,9 @@ class ReportDrafter:
         decided = torch.tensor(indices, device=self.device)
         memory = self.student.memory(seen, decided)
         plans = [[self.tokenizer.control(control) for control in plan_make(view.decided)] for view in views]
-        return self.student.decode_plan(memory, plans, stop=STOP)
+        if self.decoder is None:
+            return self.student.decode_plan(memory, plans, stop=STOP)
+        return self.decoder.decode(memory, plans, stop=STOP)
 
     def _draft(self, key: str, view: "_View", written: Written) -> Draft:
         sentences = []
@@ -151,6 +159,10 @@ class ReportDrafter:
             for name in FINDINGS
         )
         return Draft(study_key=key, declined=False, findings=findings, sentences=tuple(sentences))
+
+
+def _decoder(student: ReportStudent, device: torch.device) -> PlanDecoder | None:
+    return PlanDecoder(student, device=device) if device.type == "cuda" else None
 
 
 @contextmanager

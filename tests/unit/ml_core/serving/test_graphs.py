@@ -73,6 +73,17 @@ def test_results_belong_to_the_caller(runner):
     assert torch.equal(made(**first)[0], kept[0])
 
 
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_it_is_called_in_and_out_of_inference_mode_wherever_it_was_made(runner):
+    for outside in (torch.inference_mode, torch.no_grad):
+        with outside():
+            made = runner(sums, **given([(2, 4)]))
+        for mode in (torch.inference_mode, torch.no_grad, torch.enable_grad):
+            with mode():
+                values = inputs(2, 4)
+                assert torch.equal(made(**values)[0], sums(**values)[0])
+
+
 def test_a_function_that_returns_its_input_hands_out_no_static_buffer():
     same = EagerRunner(
         lambda x: x, device="cpu", examples=[{"x": torch.zeros(2)}], axes={"x": ("b",)}, outputs=[("b",)]
