@@ -9,8 +9,14 @@ from torch.nn import functional
 
 from ml_core.errors import InputError
 from ml_core.kernels.dpe_attention import naive
+from ml_core.kernels.dpe_attention.library import dpe_forward
+from ml_core.kernels.dpe_attention.positions import MASKED, Band, LogBuckets, spread, visibility
 
-Backend = Literal["auto", "naive", "sdpa"]
+Backend = Literal["auto", "naive", "sdpa", "blockwise", "triton"]
+
+_TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+# scores of one head from which on blocks are faster on a CPU than scores written out: docs/log.md, 2026-11-25
+WRITTEN_OUT = 1 << 18
 
 
 def dpe_attention(
@@ -22,23 +28,82 @@ def dpe_attention(
     causal: bool = False,
     key_mask: Bool[Tensor, "b m"] | None = None,
     segment_ids: Int[Tensor, "b m"] | None = None,
+    band: Band | None = None,
+    buckets: LogBuckets | None = None,
     offset: int = 0,
     scale: float | None = None,
     backend: Backend = "auto",
+    deterministic: bool | None = None,
 ) -> Float[Tensor, "b h n k"]:
     """softmax(q kᵀ · scale + B) v; see naive.dpe_attention for what each argument means.
 
-    `backend` forces an implementation; "auto" is what `choose` names. Raises InputError naming a wrong argument.
+    `backend` forces an implementation; "auto" is what `choose` names. deterministic: gradients come out the same to the
+    bit each time (torch's own setting unless given). Raises InputError naming a wrong argument.
     """
     _check(q, k=k, v=v, table=table, key_mask=key_mask, segment_ids=segment_ids, offset=offset)
-    chosen = choose(q) if backend == "auto" else backend
-    run = naive.dpe_attention if chosen == "naive" else _sdpa
-    return run(q, k, v, table, causal=causal, key_mask=key_mask, segment_ids=segment_ids, offset=offset, scale=scale)
+    _check_positions(table, band=band, buckets=buckets, offset=offset)
+    chosen = choose(q, k, v, table) if backend == "auto" else backend
+    if chosen in ("naive", "sdpa"):
+        run = naive.dpe_attention if chosen == "naive" else _sdpa
+        return run(
+            q, k, v, table, causal=causal, key_mask=key_mask, segment_ids=segment_ids, band=band, buckets=buckets,
+            offset=offset, scale=scale,
+        )  # fmt: skip
+    return _fused(
+        q, k, v, table, causal=causal, key_mask=key_mask, segment_ids=segment_ids, band=band, buckets=buckets,
+        offset=offset, scale=scale, backend=chosen, deterministic=deterministic,
+    )[0]  # fmt: skip
 
 
-def choose(q: Float[Tensor, "b h n k"]) -> Literal["naive", "sdpa"]:
-    """The backend of "auto": sdpa on the CPU without gradients (1.4 × as fast, docs/log.md, 2026-11-25), else naive."""
-    return "sdpa" if q.device.type == "cpu" and not torch.is_grad_enabled() else "naive"
+def dpe_attention_sums(
+    q: Float[Tensor, "b h n k"],
+    k: Float[Tensor, "b h m k"],
+    v: Float[Tensor, "b h m k"],
+    table: Float[Tensor, "h t"],
+    *,
+    causal: bool = False,
+    key_mask: Bool[Tensor, "b m"] | None = None,
+    segment_ids: Int[Tensor, "b m"] | None = None,
+    band: Band | None = None,
+    buckets: LogBuckets | None = None,
+    offset: int = 0,
+    scale: float | None = None,
+    backend: Backend = "auto",
+    deterministic: bool | None = None,
+) -> tuple[Float[Tensor, "b h n k"], Float[Tensor, "b h n"]]:
+    """dpe_attention, and the logarithm of each row's sum of exponentials: see naive.dpe_attention_sums.
+
+    Raises InputError for the backend "sdpa", which keeps them to itself; "auto" takes another.
+    """
+    _check(q, k=k, v=v, table=table, key_mask=key_mask, segment_ids=segment_ids, offset=offset)
+    _check_positions(table, band=band, buckets=buckets, offset=offset)
+    chosen = choose(q, k, v, table) if backend == "auto" else backend
+    if chosen == "sdpa" and backend == "sdpa":
+        raise InputError("backend: torch's attention with a mask does not tell its sums")
+    if chosen in ("naive", "sdpa"):
+        return naive.dpe_attention_sums(
+            q, k, v, table, causal=causal, key_mask=key_mask, segment_ids=segment_ids, band=band, buckets=buckets,
+            offset=offset, scale=scale,
+        )  # fmt: skip
+    return _fused(
+        q, k, v, table, causal=causal, key_mask=key_mask, segment_ids=segment_ids, band=band, buckets=buckets,
+        offset=offset, scale=scale, backend=chosen, deterministic=deterministic,
+    )  # fmt: skip
+
+
+def choose(
+    q: Float[Tensor, "b h n k"], k: Float[Tensor, "b h m k"], v: Float[Tensor, "b h m k"], table: Float[Tensor, "h t"]
+) -> Literal["naive", "sdpa", "blockwise", "triton"]:
+    """The backend of "auto": on CUDA "triton", which has no float64. On the CPU "blockwise" from WRITTEN_OUT scores on.
+
+    Below that "naive" where gradients are wanted, else "sdpa" (1.4 × as fast, docs/log.md, 2026-11-25).
+    """
+    if q.device.type == "cuda":
+        return "triton" if q.dtype in _TRITON_DTYPES else "blockwise"
+    if q.shape[2] * k.shape[2] >= WRITTEN_OUT:
+        return "blockwise"
+    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, table))
+    return "naive" if wanted else "sdpa"
 
 
 def _sdpa(
@@ -50,20 +115,72 @@ def _sdpa(
     causal: bool,
     key_mask: Tensor | None,
     segment_ids: Tensor | None,
+    band: Band | None,
+    buckets: LogBuckets | None,
     offset: int,
     scale: float | None,
 ) -> Tensor:
     """torch's scaled_dot_product_attention with the bias written out as a matrix."""
     n, m = q.shape[2], k.shape[2]
-    bias = naive.distance_bias(table, n=n, m=m, offset=offset).to(q.dtype)[None]
-    visible = naive.visibility(
-        n=n, m=m, causal=causal, key_mask=key_mask, segment_ids=segment_ids, offset=offset, device=q.device
+    bias = naive.distance_bias(table, n=n, m=m, offset=offset, buckets=buckets).to(q.dtype)[None]
+    visible = visibility(
+        n=n, m=m, causal=causal, key_mask=key_mask, segment_ids=segment_ids, band=band, offset=offset, device=q.device
     )
     if visible is None:
         return functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
     bias = bias.masked_fill(~visible, torch.finfo(q.dtype).min)
     out = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
     return out.masked_fill(~visible.any(-1, keepdim=True), 0.0)
+
+
+def _fused(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    table: Tensor,
+    *,
+    causal: bool,
+    key_mask: Tensor | None,
+    segment_ids: Tensor | None,
+    band: Band | None,
+    buckets: LogBuckets | None,
+    offset: int,
+    scale: float | None,
+    backend: str,
+    deterministic: bool | None,
+) -> tuple[Tensor, Tensor]:
+    """The operator of library.py, on a spread table and ids."""
+    if torch.is_autocast_enabled(q.device.type):
+        q, k, v = (x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v))
+    _check_fused(q, k=k, v=v, table=table, backend=backend)
+    n, m = q.shape[2], k.shape[2]
+    fixed = torch.are_deterministic_algorithms_enabled() if deterministic is None else deterministic
+    out, sums = dpe_forward(
+        q,
+        k,
+        v,
+        spread(table, n=n, m=m, offset=offset, buckets=buckets, deterministic=fixed),
+        *_ids(q, m=m, key_mask=key_mask, segment_ids=segment_ids, offset=offset),
+        causal,
+        *((0, 0, 0) if band is None else (band.segment, band.before, band.after)),
+        offset,
+        q.shape[3] ** -0.5 if scale is None else scale,
+        backend,
+        fixed,
+    )
+    return out, sums
+
+
+def _ids(
+    q: Tensor, *, m: int, key_mask: Tensor | None, segment_ids: Tensor | None, offset: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """Both masks in one: a query sees the keys that have its id, and a key that is masked has an id of its own."""
+    if key_mask is None and segment_ids is None:
+        return None, None
+    b, n = q.shape[0], q.shape[2]
+    ids = torch.zeros(b, m, dtype=torch.int32, device=q.device) if segment_ids is None else segment_ids.int()
+    own = q.new_zeros(b, n, dtype=torch.int32) if segment_ids is None else ids[:, offset : offset + n].contiguous()
+    return own, (ids if key_mask is None else ids.masked_fill(~key_mask, MASKED)).contiguous()
 
 
 def _check(
@@ -91,3 +208,30 @@ def _check(
             raise InputError(f"{name}: expected ({b}, {m}), got {tuple(mask.shape)}")
     if segment_ids is not None and not 0 <= offset <= m - n:
         raise InputError(f"offset: {offset} puts {n} queries outside the {m} positions of segment_ids")
+
+
+def _check_positions(table: Tensor, *, band: Band | None, buckets: LogBuckets | None, offset: int) -> None:
+    if band is not None:
+        if band.segment < 1 or band.before < 0 or band.after < 0:
+            raise InputError(f"band: {band} is no layout")
+        if offset < 0:
+            raise InputError(f"offset: {offset} puts queries before the band's first segment")
+    reach = table.shape[1] // 2
+    if buckets is not None and not 1 <= buckets.exact < min(reach, buckets.far):
+        raise InputError(f"buckets: {buckets} do not fit a table of {reach} distances to each side")
+
+
+def _check_fused(q: Tensor, *, k: Tensor, v: Tensor, table: Tensor, backend: str) -> None:
+    for name, x in (("k", k), ("v", v)):
+        if x.dtype != q.dtype or x.device != q.device:
+            raise InputError(f"{name}: {x.dtype} on {x.device}, but q is {q.dtype} on {q.device}")
+    if table.device != q.device:
+        raise InputError(f"table: on {table.device}, but q is on {q.device}")
+    if backend != "triton":
+        return
+    if q.dtype not in _TRITON_DTYPES:
+        raise InputError(f"q: Triton's kernel knows no {q.dtype}")
+    from ml_core.kernels.dpe_attention.kernel import runs_on
+
+    if not runs_on(q.device):
+        raise InputError(f"q: Triton does not run on {q.device}")

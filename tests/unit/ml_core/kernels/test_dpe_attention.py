@@ -5,7 +5,8 @@ import torch
 
 from ml_core.errors import InputError
 from ml_core.kernels.dpe_attention import naive
-from ml_core.kernels.dpe_attention.op import choose, dpe_attention
+from ml_core.kernels.dpe_attention.op import choose, dpe_attention, dpe_attention_sums
+from ml_core.kernels.dpe_attention.positions import Band, LogBuckets, table_entries
 
 
 def inputs(*, b=2, h=3, n=7, m=None, k=8, reach=None, seed=0, dtype=torch.float64):
@@ -94,7 +95,8 @@ def test_gradients_are_right_table_included():
     q, k, v, table = inputs(b=1, h=2, n=5, m=6, k=3, reach=4)
     leaves = [item.requires_grad_() for item in (q, k, v, table)]
     mask = torch.tensor([[True, True, False, True, True, True]])
-    assert torch.autograd.gradcheck(lambda *x: naive.dpe_attention(*x, causal=True, key_mask=mask, offset=1), leaves)
+    given = {"causal": True, "key_mask": mask, "offset": 1}
+    assert torch.autograd.gradcheck(lambda *x: naive.dpe_attention_sums(*x, **given), leaves)
 
 
 def test_inputs_that_are_not_contiguous_give_the_same():
@@ -126,6 +128,70 @@ def test_a_wrong_shape_is_named(change, name):
         _check(q, k=k, v=v, table=table, key_mask=None, segment_ids=None, offset=0)
 
 
-def test_auto_names_a_backend():
-    q, _, _, table = inputs()
-    assert choose(q) in {"naive", "sdpa"}
+def test_auto_writes_scores_out_where_they_are_few_and_goes_by_blocks_where_they_are_many():
+    q, k, v, table = inputs(b=1, h=1, k=2)
+    assert choose(q, k, v, table) == "sdpa"
+    assert choose(q.requires_grad_(), k, v, table) == "naive"
+    long = torch.zeros(1, 1, 1, 2).expand(1, 1, 1024, 2)
+    assert choose(long, long, long, table) == "blockwise"
+
+
+@pytest.mark.parametrize("backend", ["naive", "sdpa"])
+@pytest.mark.parametrize(("before", "after"), [(1, 1), (0, 0), (2, 0)])
+def test_a_band_shows_a_query_its_segment_and_those_beside_it(backend, before, after):
+    q, k, v, table = inputs(b=1, n=11)
+    band = Band(segment=3, before=before, after=after)
+    expected = by_hand(q, k, v, table, visible=lambda b, i, j: -before <= j // 3 - i // 3 <= after)
+    assert torch.allclose(dpe_attention(q, k, v, table, band=band, backend=backend), expected, atol=1e-12)
+
+
+def test_distances_beyond_the_exact_ones_share_entries_by_their_logarithm():
+    buckets = LogBuckets(exact=2, far=32)
+    distance = torch.tensor([0, 1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 1000])
+    entries = table_entries(distance, reach=6, buckets=buckets)
+    assert entries.tolist() == [6, 7, 8, 9, 9, 10, 10, 11, 11, 12, 12, 12]
+    assert table_entries(-distance, reach=6, buckets=buckets).tolist() == [12 - entry for entry in entries.tolist()]
+
+
+@pytest.mark.parametrize("backend", ["naive", "sdpa", "blockwise"])
+def test_every_backend_knows_buckets(backend):
+    q, k, v, table = inputs(n=40, reach=7)
+    buckets = LogBuckets(exact=2, far=20)
+    q0 = q[:1, :1, :1] * 0  # scores are the bias alone: weights are its softmax
+    entries = table_entries(5 - torch.arange(40), reach=6, buckets=buckets)
+    expected = table[0, entries].softmax(-1) @ v[0, 0]
+    given = {"buckets": buckets, "offset": 5, "backend": backend}
+    assert torch.allclose(dpe_attention(q0, k[:1, :1], v[:1, :1], table[:1], **given)[0, 0, 0], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["naive", "blockwise"])
+def test_attention_on_two_sets_of_keys_is_joined_by_their_sums(backend):
+    q, k, v, table = inputs(n=12)
+    whole = dpe_attention(q, k, v, table)
+    early, first = dpe_attention_sums(q, k[:, :, :5], v[:, :, :5], table, backend=backend)
+    late, second = dpe_attention_sums(q, k[:, :, 5:], v[:, :, 5:], table, offset=-5, backend=backend)
+    share = torch.stack([first, second]).softmax(0)[..., None]
+    assert torch.allclose(share[0] * early + share[1] * late, whole, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"band": Band(segment=0)}, "band:"),
+        ({"band": Band(segment=4), "offset": -1}, "offset:"),
+        ({"buckets": LogBuckets(exact=6, far=99)}, "buckets:"),
+        ({"buckets": LogBuckets(exact=3, far=3)}, "buckets:"),
+        ({"buckets": LogBuckets(exact=0, far=9)}, "buckets:"),
+    ],
+)
+def test_positions_that_make_no_sense_are_named(given, name):
+    with pytest.raises(InputError, match=name):
+        dpe_attention(*inputs(), **given)
+
+
+def test_sdpa_keeps_its_sums_to_itself_and_is_not_replaced():
+    with pytest.raises(InputError, match="does not tell its sums"):
+        dpe_attention_sums(*inputs(), backend="sdpa")
+    out, sums = dpe_attention_sums(*inputs())
+    assert torch.equal(out, dpe_attention(*inputs(), backend="naive"))
+    assert sums.shape == (2, 3, 7)

@@ -1,15 +1,11 @@
 """Norm and projections: every path against naive in float64, forward and backward, and which path is chosen."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported
 
 from ml_core.errors import InputError
 from ml_core.kernels.norm_qkv import kernel, naive
