@@ -18,13 +18,18 @@ LN2 = tl.constexpr(0.6931471805599453)
 
 
 class Tiles(NamedTuple):
-    """A program's tile (query rows × key columns), its warps and stages; ptx: how it fetches the bias."""
+    """A program's tile (query rows × key columns), its warps and stages; ptx: how it fetches the bias.
+
+    ahead: the next tile's scores are begun before this one's exponentials, so that the matrix unit works meanwhile
+    (Shah et al. 2024, FlashAttention-3, section 3.2); forward only.
+    """
 
     rows: int
     columns: int
     warps: int
     stages: int
     ptx: bool = True
+    ahead: bool = False
 
 
 def runs_on(device: torch.device) -> bool:
@@ -143,16 +148,25 @@ def key_range(
 
 @triton.jit
 @no_type_check
+def raw_scores(
+    j0, q, k_ptr, kn, m, MASK: tl.constexpr, HEAD: tl.constexpr, D: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """q kᵀ of the keys from j0 on."""
+    k = rows_of(k_ptr, j0 + tl.arange(0, BN), kn, m, HEAD, D, MASK)
+    return tl.dot(q, tl.trans(k), input_precision="ieee")
+
+
+@triton.jit
+@no_type_check
 def forward_step(
-    j0, q, i, acc, top, total, k_ptr, v_ptr, kn, vn, e_ptr, width, n, m, offset, scale, qid_ptr, kid_ptr,
+    j0, s, i, acc, top, total, v_ptr, vn, e_ptr, width, n, m, offset, scale, qid_ptr, kid_ptr,
     MASK: tl.constexpr, CAUSAL: tl.constexpr, IDS: tl.constexpr, SEGMENT: tl.constexpr, BEFORE: tl.constexpr,
     AFTER: tl.constexpr, HEAD: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, ASM: tl.constexpr,
     OPERANDS: tl.constexpr, PACK: tl.constexpr,
 ):  # fmt: skip
-    """One tile of keys more into the running maximum, sum and weighted values (Milakov and Gimelshein 2018)."""
+    """A tile of raw scores more into running maximum, sum and weighted values (Milakov and Gimelshein 2018)."""
     j = j0 + tl.arange(0, BN)
-    k = rows_of(k_ptr, j, kn, m, HEAD, D, MASK)
-    s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+    s = s * scale
     s += bias_tile(e_ptr, j[None, :] - i[:, None], width, False, ASM, OPERANDS, PACK)
     if MASK:
         seen = visible_tile(i[:, None], j[None, :], n, m, offset, qid_ptr, kid_ptr, CAUSAL, IDS, SEGMENT, BEFORE, AFTER)
@@ -175,6 +189,7 @@ def forward_kernel(
     CAUSAL: tl.constexpr, IDS: tl.constexpr, SEGMENT: tl.constexpr, BEFORE: tl.constexpr, AFTER: tl.constexpr,
     ALL_MASKED: tl.constexpr, EVEN: tl.constexpr, HEAD: tl.constexpr, D: tl.constexpr, BM: tl.constexpr,
     BN: tl.constexpr, ASM: tl.constexpr, OPERANDS: tl.constexpr, PACK: tl.constexpr, MARGIN: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):  # fmt: skip
     """A tile of query rows against all keys that it can see."""
     block = tl.program_id(0)
@@ -197,14 +212,28 @@ def forward_kernel(
     top = tl.full((BM,), float("-inf"), tl.float32)
     total = tl.zeros((BM,), tl.float32)
     acc = tl.zeros((BM, D), tl.float32)
-    for j0 in range(lo, full, BN):
-        acc, top, total = forward_step(
-            j0, q, i, acc, top, total, k_ptr, v_ptr, kn, vn, e_ptr, width, n, m, offset, scale, qid_ptr, kid_ptr,
-            False, CAUSAL, IDS, SEGMENT, BEFORE, AFTER, HEAD, D, BN, ASM, OPERANDS, PACK,
-        )  # fmt: skip
+    if AHEAD:
+        # the tile begun last is never used: it reads the last one once more
+        final = tl.maximum(full - BN, lo)
+        ahead = raw_scores(tl.minimum(lo, final), q, k_ptr, kn, m, True, HEAD, D, BN)
+        for j0 in range(lo, full, BN):
+            s = ahead
+            ahead = raw_scores(tl.minimum(j0 + BN, final), q, k_ptr, kn, m, False, HEAD, D, BN)
+            acc, top, total = forward_step(
+                j0, s, i, acc, top, total, v_ptr, vn, e_ptr, width, n, m, offset, scale, qid_ptr, kid_ptr,
+                False, CAUSAL, IDS, SEGMENT, BEFORE, AFTER, HEAD, D, BN, ASM, OPERANDS, PACK,
+            )  # fmt: skip
+    else:
+        for j0 in range(lo, full, BN):
+            s = raw_scores(j0, q, k_ptr, kn, m, False, HEAD, D, BN)
+            acc, top, total = forward_step(
+                j0, s, i, acc, top, total, v_ptr, vn, e_ptr, width, n, m, offset, scale, qid_ptr, kid_ptr,
+                False, CAUSAL, IDS, SEGMENT, BEFORE, AFTER, HEAD, D, BN, ASM, OPERANDS, PACK,
+            )  # fmt: skip
     for j0 in range(full, hi, BN):
+        s = raw_scores(j0, q, k_ptr, kn, m, True, HEAD, D, BN)
         acc, top, total = forward_step(
-            j0, q, i, acc, top, total, k_ptr, v_ptr, kn, vn, e_ptr, width, n, m, offset, scale, qid_ptr, kid_ptr,
+            j0, s, i, acc, top, total, v_ptr, vn, e_ptr, width, n, m, offset, scale, qid_ptr, kid_ptr,
             True, CAUSAL, IDS, SEGMENT, BEFORE, AFTER, HEAD, D, BN, ASM, OPERANDS, PACK,
         )  # fmt: skip
     empty = total == 0.0

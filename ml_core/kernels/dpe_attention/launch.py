@@ -34,11 +34,13 @@ class Plan:
 # what the benchmark tunes over; the first of each is taken unless it found another
 FORWARD = (
     Tiles(128, 64, 4, 3),
+    Tiles(128, 128, 8, 3, ahead=True),
+    Tiles(64, 64, 4, 3, ahead=True),
+    Tiles(64, 128, 4, 2, ahead=True),
     Tiles(128, 128, 8, 2),
     Tiles(128, 64, 8, 3),
-    Tiles(64, 64, 4, 3),
+    Tiles(64, 64, 4, 4, ahead=True),
     Tiles(64, 128, 4, 2),
-    Tiles(128, 128, 8, 3),
 )
 KEYS = (
     Tiles(64, 64, 4, 2),
@@ -97,7 +99,8 @@ def forward(
     forward_kernel[(triton.cdiv(n, tiles.rows), b * h)](
         q, k, v, copies, *_ids(masks, like=q), _or(bounds, q), out, lse, n, m, h, masks.offset, bias.shape[1],
         scale * LOG2E.value, *_strides(q, k, v, out),
-        **_mask_options(masks, tiles=tiles), EVEN=n % tiles.rows == 0, **_head_options(size), **tile_options(tiles),
+        **_mask_options(masks, tiles=tiles), EVEN=n % tiles.rows == 0, AHEAD=tiles.ahead,
+        **_head_options(size), **tile_options(tiles),
     )  # fmt: skip
     return out, lse
 

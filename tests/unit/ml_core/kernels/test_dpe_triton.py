@@ -100,7 +100,7 @@ def test_every_mask_and_shape_forward_and_backward(at, rows, columns, ordered):
     # every combination of masks meets every tiling over the shapes; all twelve on each would take minutes
     for causal, packed, band in MASKS[at % 3 :: 3] if n > 7 else MASKS:
         given = masks(b=b, m=m, causal=causal, packed=packed, band=band) | {"offset": m - n}
-        got = kernels(tensors, plan=plan, tiles=Tiles(rows, columns, 4, 1), **given)
+        got = kernels(tensors, plan=plan, tiles=Tiles(rows, columns, 4, 1, ahead=ordered), **given)
         assert_as_good(got, truth(tensors, dtype=torch.float32, **given), truth(wide, **given))
 
 
