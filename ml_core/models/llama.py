@@ -197,8 +197,7 @@ class Llama:
         x = functional.embedding(ids, self.embed)
         cos, sin = self.cos[:n], self.sin[:n]
         for layer, keys, values in zip(self.layers, cache.k, cache.v, strict=True):
-            q, k, v = self._heads(layer.qkv(self._normed(x, layer.norm1)))
-            q, k = _rotated(q, cos=cos, sin=sin), _rotated(k, cos=cos, sin=sin)
+            q, k, v = self._heads(layer.qkv(self._normed(x, layer.norm1)), cos=cos, sin=sin)
             keys[:b, :, :n], values[:b, :, :n] = k, v
             seen = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
             x = self._rest(layer, x, seen.transpose(1, 2).flatten(2))
@@ -217,20 +216,21 @@ class Llama:
         cos, sin = self.cos[positions][:, None, None], self.sin[positions][:, None, None]
         rows = torch.arange(b, device=tokens.device)
         seen = (torch.arange(m, device=tokens.device) <= positions[:, None])[:, None, None]
+        bias = x.new_zeros(()).masked_fill(~seen, -torch.inf)  # what attention would make of `seen` in every layer
         for layer, keys, values in zip(self.layers, cache.k, cache.v, strict=True):
-            q, k, v = self._heads(layer.qkv(self._normed(x, layer.norm1)))
-            q, k = _rotated(q, cos=cos, sin=sin), _rotated(k, cos=cos, sin=sin)
+            q, k, v = self._heads(layer.qkv(self._normed(x, layer.norm1)), cos=cos, sin=sin)
             keys[rows, :, positions], values[rows, :, positions] = k[:, :, 0], v[:, :, 0]
             # the query heads that share keys stand as that many queries: nothing is repeated
             q = q.view(b, c.kv_heads, c.heads // c.kv_heads, c.head_size)
-            found = functional.scaled_dot_product_attention(q, keys[:b, :, :m], values[:b, :, :m], attn_mask=seen)
+            found = functional.scaled_dot_product_attention(q, keys[:b, :, :m], values[:b, :, :m], attn_mask=bias)
             x = self._rest(layer, x, found.reshape(b, 1, -1))
         return self.head(self._normed(x[:, 0], self.norm)).float()
 
-    def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _heads(self, qkv: Tensor, *, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         c = self.config
         y = qkv.unflatten(-1, (c.heads + 2 * c.kv_heads, c.head_size)).transpose(1, 2)
-        return y[:, : c.heads], y[:, c.heads : c.heads + c.kv_heads], y[:, c.heads + c.kv_heads :]
+        turned = _rotated(y[:, : c.heads + c.kv_heads], cos=cos, sin=sin)
+        return turned[:, : c.heads], turned[:, c.heads :], y[:, c.heads + c.kv_heads :]
 
     def _rest(self, layer: _Layer, x: Tensor, context: Tensor) -> Tensor:
         x = x + layer.out(context)

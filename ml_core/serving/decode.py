@@ -5,7 +5,7 @@ and none sees another, nor any padding. On CUDA each step is a replay, captured 
 elsewhere the same step runs eagerly, and `describe` says so.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ml_core.errors import InputError
 from ml_core.models.llama import Cache, Llama, LlamaConfig, Source, Weights, random_source
-from ml_core.serving.graphs import MOST_BUCKETS, Captured, GraphPool
+from ml_core.serving.graphs import MOST_BUCKETS, GraphPool
 
 Kind = Literal["bf16", "int8"]
 ROWS = (1, 2, 4, 8, 16)
@@ -30,13 +30,20 @@ class DecodeEngine:
     """A model and its caches. `generate` may be called from several threads: they take turns."""
 
     def __init__(
-        self, model: Llama, *, rows: Sequence[int] = ROWS, lengths: Sequence[int] = (), every: int = _EVERY
+        self,
+        model: Llama,
+        *,
+        rows: Sequence[int] = ROWS,
+        lengths: Sequence[int] = (),
+        every: int = _EVERY,
+        compiled: bool = False,
     ) -> None:
         """rows, lengths: the buckets, at most 16 pairs (graphs on CUDA); a cache for each number of rows, as long as
         the largest length, is made when it is first needed. lengths: of prompt and answer together; unless given 256,
-        1024 and 4096 as far as the model reaches. every: tokens between two waits for the device.
+        1024 and 4096 as far as the model reaches. every: tokens between two waits for the device. compiled: a step is
+        compiled by torch before it is captured (fewer, larger kernels; each bucket takes its time when first needed).
         """
-        self.model, self.every = model, every
+        self.model, self.every, self.compiled = model, every, compiled
         most = model.config.max_positions
         self.lengths = sorted(lengths) if lengths else sorted({min(n, most) for n in (256, 1024, 4096)})
         self.rows = sorted(rows)
@@ -64,13 +71,14 @@ class DecodeEngine:
         weights: Kind = "bf16",
         rows: Sequence[int] = ROWS,
         lengths: Sequence[int] = (),
+        compiled: bool = False,
     ) -> "DecodeEngine":
         """From a transformers folder (LlamaForCausalLM). weights: "bf16" keeps them in `dtype`, "int8" by channel.
 
         Raises ArtifactError for a damaged folder, InputError for a model that is not known here.
         """
         model = Llama.load(folder, device=device, dtype=dtype, weights=_weights(weights))
-        return cls(model, rows=rows, lengths=lengths)
+        return cls(model, rows=rows, lengths=lengths, compiled=compiled)
 
     @classmethod
     def of(
@@ -83,11 +91,12 @@ class DecodeEngine:
         weights: Kind = "bf16",
         rows: Sequence[int] = ROWS,
         lengths: Sequence[int] = (),
+        compiled: bool = False,
     ) -> "DecodeEngine":
         """From a geometry and tensors by name; without a source the weights are random (speed only)."""
         source = source or random_source(seed=0, device=device)
         model = Llama(config, source, device=device, dtype=dtype, weights=_weights(weights))
-        return cls(model, rows=rows, lengths=lengths)
+        return cls(model, rows=rows, lengths=lengths, compiled=compiled)
 
     @torch.inference_mode()
     def generate(
@@ -126,11 +135,12 @@ class DecodeEngine:
         weights = (
             "int8 by output channel (gemv_int8), the embedding in" if self.model.weights == "int8" else "weights in"
         )
-        how = "eager steps, no CUDA graphs" if self._pool is None else f"CUDA graphs: {self._pool.report()}"
+        steps = "compiled" if self.compiled else "eager"
+        graphs = "no CUDA graphs" if self._pool is None else f"CUDA graphs: {self._pool.report()}"
         return "\n".join(
             [
                 f"Llama of {c.layers} layers × {c.d}, {c.heads} heads on {c.kv_heads}, {weights} {self.model.dtype}",
-                f"{how} on {self.model.device}; the prompt is read eagerly",
+                f"{steps} steps, {graphs} on {self.model.device}; the prompt is read eagerly",
                 f"rows {self.rows}, lengths {self.lengths}; a look at the device every {self.every} tokens",
                 *(f"  {b} rows × {m}: {n} steps" for b, s in self._states.items() for m, n in s.ran.items()),
             ]
@@ -143,12 +153,21 @@ class DecodeEngine:
             self._states[rows] = _State.empty(self.model, b=rows, m=self.lengths[-1], every=self.every)
         state = self._states[rows]
         for m in self._needed(most):
-            if self._pool is not None and m not in state.graphs:
-                # warming up walks on: it must start where a step may write
-                state.positions.zero_()
-                state.at.zero_()
-                state.graphs[m] = self._pool.capture(partial(state.step, self.model, m=m), warm_ups=1)
+            if m not in state.steps:
+                state.steps[m] = self._step(state, m=m)
         return state
+
+    def _step(self, state: "_State", *, m: int) -> Callable[[], None]:
+        """A step over m slots: as it is or compiled, on CUDA captured."""
+        step: Callable[[], None] = partial(state.step, self.model, m=m)
+        if self.compiled:
+            step = _compiled(step)
+        if self._pool is None:
+            return step
+        # warming up walks on, and must start where a step may write
+        state.positions.zero_()
+        state.at.zero_()
+        return self._pool.capture(step, warm_ups=1).replay
 
     def _needed(self, most: int) -> list[int]:
         """The lengths up to the first that holds `most` positions."""
@@ -169,10 +188,7 @@ class DecodeEngine:
         for position in range(at, at + count):
             m = next(each for each in self.lengths if each > position)
             state.ran[m] = state.ran.get(m, 0) + 1
-            if self._pool is None:
-                state.step(self.model, m=m)
-            else:
-                state.graphs[m].replay()
+            state.steps[m]()
         # who holds the lock has waited for the device before letting go, so threads on other streams find all written
         return state.history[:, :count].tolist()
 
@@ -205,7 +221,7 @@ class _State:
     at: Tensor
     history: Tensor
     cache: Cache
-    graphs: dict[int, Captured] = field(default_factory=dict)
+    steps: dict[int, Callable[[], None]] = field(default_factory=dict)
     ran: dict[int, int] = field(default_factory=dict)
 
     @classmethod
@@ -223,6 +239,17 @@ class _State:
         self.tokens.copy_(picks)
         self.positions.add_(1)
         self.at.add_(1)
+
+
+def _compiled(step: Callable[[], None]) -> Callable[[], None]:
+    """The step by inductor, whole or not at all: every bucket is a shape, and none falls back to eager at a limit."""
+    made = torch.compile(step, fullgraph=True, dynamic=False)
+
+    def run() -> None:
+        with torch._dynamo.config.patch(recompile_limit=4 * MOST_BUCKETS):
+            made()
+
+    return run
 
 
 def _until(tokens: list[int], *, stops: frozenset[int]) -> list[int]:

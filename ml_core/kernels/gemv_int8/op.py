@@ -1,5 +1,9 @@
 """Public face of few rows times an int8 weight: checks shapes, then runs the path measured fastest, or the demanded."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int8
 from torch import Tensor
@@ -7,9 +11,10 @@ from torch import Tensor
 from ml_core.errors import InputError
 from ml_core.kernels.gemv_int8 import naive
 from ml_core.kernels.gemv_int8.naive import quantize_rows
-from ml_core.kernels.norm_qkv.paths import TABLE, Choice, shape_of
+from ml_core.kernels.norm_qkv import paths
+from ml_core.kernels.norm_qkv.paths import TABLE, Choice, PathTable, shape_of
 
-__all__ = ["MOST_ROWS", "candidates", "choose", "gemv_int8", "quantize_rows"]
+__all__ = ["MOST_ROWS", "candidates", "choose", "gemv_int8", "measure", "quantize_rows"]
 
 MOST_ROWS = 16
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -49,13 +54,34 @@ def choose(x: Float[Tensor, "*b d"], *, c: int, bias: bool = False) -> Choice:
 
 def candidates(x: Tensor) -> list[str]:
     """The paths that can run on x, Triton's with each of its tilings."""
-    paths = ["naive"]
+    found = ["naive"]
     if x.device.type == "cuda" and x.dtype in _DTYPES:
         from ml_core.kernels.gemv_int8.kernel import CANDIDATES
 
         m = x.numel() // max(1, x.shape[-1])
-        paths += [tiles.path for tiles in CANDIDATES if tiles.takes(m)]
-    return paths
+        found += [tiles.path for tiles in CANDIDATES if tiles.takes(m)]
+    return found
+
+
+@torch.no_grad()
+def measure(
+    x: Float[Tensor, "*b d"],
+    weight: Int8[Tensor, "c d"],
+    scale: Float[Tensor, " c"],
+    bias: Float[Tensor, " c"] | None = None,
+    *,
+    clock: Callable[[Callable[[], object]], float],
+    table: PathTable = TABLE,
+) -> dict[str, Any]:
+    """Time every path that can run and is right to four times naive's error against float64; `table` heeds it then.
+
+    clock: milliseconds of a call. Returns the shape, the times, and what was wrong (kernels.norm_qkv.paths.measure).
+    """
+    truth = naive.gemv_int8(x.double(), weight, scale.double(), None if bias is None else bias.double())
+    plain = float((naive.gemv_int8(x, weight, scale, bias).double() - truth).norm() / truth.norm().clamp_min(1e-30))
+    runs = {path: partial(gemv_int8, x, weight, scale, bias, path=path) for path in candidates(x)}
+    shape = shape_of(x, op="gemv_int8", c=weight.shape[0], form="none" if bias is None else "bias")
+    return paths.measure(shape, runs, truth=truth, clock=clock, tolerance=4 * max(plain, 5e-8), table=table)
 
 
 @torch.library.custom_op("assay::gemv_int8", mutates_args=())

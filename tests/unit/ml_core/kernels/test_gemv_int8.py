@@ -12,9 +12,9 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported
 
 from ml_core.errors import InputError
-from ml_core.kernels.gemv_int8 import kernel, naive
+from ml_core.kernels.gemv_int8 import kernel, naive, op
 from ml_core.kernels.gemv_int8.op import _check, candidates, choose, gemv_int8, quantize_rows
-from ml_core.kernels.norm_qkv.paths import TABLE, shape_of
+from ml_core.kernels.norm_qkv.paths import TABLE, PathTable, shape_of
 
 ROOT = Path(__file__).resolve().parents[4]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -201,6 +201,18 @@ def test_the_fastest_measured_path_is_taken(monkeypatch):
     monkeypatch.setattr(TABLE, "_chosen", {})
     assert choose(x, c=9).path == (other if DEVICE == "cuda" else "naive")
     assert "m 1" in choose(x, c=9).why
+
+
+def test_what_is_measured_is_heeded_and_what_is_wrong_is_left_out(monkeypatch):
+    given, table = inputs(m=2), PathTable()
+    wrong, right = kernel.CANDIDATES[1].path, kernel.CANDIDATES[4].path
+    monkeypatch.setattr(op, "candidates", lambda x: ["naive", wrong, right])
+    honest = op._operator
+    monkeypatch.setattr(op, "_operator", lambda *args: honest(*args) * (1.1 if args[-1] == wrong else 1))
+    said = op.measure(*given, clock=lambda run: float(run().shape[0]), table=table)
+    assert set(said["ms"]) == {"naive", right}
+    assert set(said["wrong"]) == {wrong}
+    assert table.rows == {shape_of(given[0], op="gemv_int8", c=32, form="bias"): {"naive": 2.0, right: 2.0}}
 
 
 @pytest.mark.gpu

@@ -4,6 +4,10 @@ import copy
 import json
 import os
 import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,9 +21,11 @@ from ml_core.models.llama import Llama, LlamaConfig, Rope, checkpoint
 from ml_core.models.transformers_shim import transformers_import
 from ml_core.serving.decode import DecodeEngine
 
+ROOT = Path(__file__).resolve().parents[4]
 VOCABULARY, POSITIONS = 97, 64
 LENGTHS = (16, 32, POSITIONS)
 CUDA = torch.cuda.is_available()
+DEVICE = "cuda" if CUDA else "cpu"
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 4.0,
@@ -274,6 +280,28 @@ def test_what_cannot_be_generated_is_named(grouped, given, name):
 def test_wrong_buckets_or_weights_are_refused(grouped, given, name):
     with pytest.raises(InputError, match=name):
         DecodeEngine.load(grouped[0], device="cpu", dtype=torch.float32, **given)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CUDA and shutil.which("g++") is None, reason="inductor needs a C++ compiler on the CPU")
+def test_compiled_steps_write_what_eager_steps_write(grouped):
+    # apart: here jaxtyping's checks stand in the kernels' functions, and dynamo cannot trace them
+    code = f"""if True:
+        import torch
+        from ml_core.serving.decode import DecodeEngine
+        asked = [[5, 7, 11, 2], [9] * 14]
+        for weights in ("bf16", "int8"):
+            given = dict(dtype=torch.float32, weights=weights, rows=(1, 2), lengths=(16, 32))
+            plain, compiled = (
+                DecodeEngine.load({str(grouped[0])!r}, device={DEVICE!r}, compiled=each, **given)
+                for each in (False, True)
+            )
+            assert "compiled steps" in compiled.describe() and "eager steps" in plain.describe()
+            for prompts in (asked, asked[:1]):
+                wanted = plain.generate(prompts, max_new_tokens=18)
+                assert compiled.generate(prompts, max_new_tokens=18) == wanted, weights
+    """
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 @pytest.mark.gpu
