@@ -7,6 +7,7 @@ learned pooling of what is out of sight.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,7 +17,9 @@ from torch.nn import functional
 from ml_core.errors import InputError
 from ml_core.kernels.dpe_attention.naive import distance_bias
 from ml_core.layers.blocks import DPE, MLP, project_all
+from ml_core.layers.segments_whole import segmented_attention, summaries
 
+Path = Literal["auto", "loop", "whole"]
 _FAR = 16  # summaries this many segments off, and further, share a bias
 
 
@@ -81,9 +84,14 @@ class SegmentedAttention(nn.Module):
         self.far_bias = nn.Parameter(torch.zeros(h, 2 * _FAR + 1))  # by segments from −16 to 16, those beyond shared
 
     def forward(
-        self, x: Float[Tensor, "b n d"], *, key_mask: Bool[Tensor, "b n"] | None = None
+        self, x: Float[Tensor, "b n d"], *, key_mask: Bool[Tensor, "b n"] | None = None, path: Path = "auto"
     ) -> Float[Tensor, "b n d"]:
-        """Any n; `key_mask` is True where a token is real. Padding's own rows mean nothing."""
+        """Any n; `key_mask` is True where a token is real. Padding's own rows mean nothing.
+
+        path: "loop" goes segment by segment, "whole" runs one kernel over all windows; "auto" is "whole" on CUDA.
+        """
+        if path == "whole" or (path == "auto" and x.device.type == "cuda"):
+            return self._whole(x, key_mask=key_mask)
         if self.causal:
             state = StreamState()
             masks = _segments(key_mask, x=x, size=self.segment)
@@ -117,6 +125,28 @@ class SegmentedAttention(nn.Module):
             state.far_v.append(gone.summary_v)
             state.far_mask.append(gone.mask.any(1, keepdim=True))
         return out
+
+    def _whole(self, x: Tensor, *, key_mask: Tensor | None) -> Tensor:
+        q, k, v = self._heads(x)
+        out = segmented_attention(
+            q,
+            k,
+            v,
+            table=self.dpe.table,
+            pool=self.pool,
+            sink_bias=self.sink_bias,
+            far_bias=self.far_bias,
+            segment=self.segment,
+            neighbours=self.neighbours,
+            sinks=self.sinks,
+            causal=self.causal,
+            key_mask=key_mask,
+        )
+        return self.out_proj(out.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> list[Tensor]:
+        made = project_all(x, self.q_proj, self.k_proj, self.v_proj)
+        return [y.unflatten(-1, (self.h, -1)).transpose(1, 2) for y in made]
 
     def _both_ways(self, index: int, made: list[tuple[Tensor, Part]]) -> Tensor:
         first, last = max(0, index - self.neighbours), min(len(made), index + self.neighbours + 1)
@@ -165,14 +195,9 @@ class SegmentedAttention(nn.Module):
 
     def _part(self, x: Tensor, *, mask: Tensor) -> tuple[Tensor, Part]:
         """A segment's queries, keys and values, and its summary."""
-        q, k, v = (
-            y.unflatten(-1, (self.h, -1)).transpose(1, 2) for y in project_all(x, self.q_proj, self.k_proj, self.v_proj)
-        )
-        scores = torch.einsum("bhsk,hk->bhs", k, self.pool.to(k.dtype))
-        scores = scores.to(torch.promote_types(k.dtype, torch.float32))  # a softmax over many tokens wants that
-        shares = scores.masked_fill(~mask[:, None], torch.finfo(scores.dtype).min).softmax(-1).to(k.dtype)
-        summaries = (torch.einsum("bhs,bhsk->bhk", shares, each)[:, :, None] for each in (k, v))
-        return q, Part(k=k, v=v, mask=mask, summary_k=next(summaries), summary_v=next(summaries))
+        q, k, v = self._heads(x)
+        made = summaries(k.unsqueeze(2), v.unsqueeze(2), pool=self.pool, mask=mask.unsqueeze(1))
+        return q, Part(k=k, v=v, mask=mask, summary_k=made[0], summary_v=made[1])
 
     def _cut(self, x: Tensor) -> tuple[Tensor, ...]:
         return x.split(self.segment, dim=1)
@@ -214,10 +239,10 @@ class SegmentedBlock(nn.Module):
 
 def stream(
     blocks: Iterable[SegmentedBlock],
-    segments: Iterable[Float[Tensor, "b s d"]],
+    segments: Iterable[Float[Tensor, "b _ d"]],
     *,
-    key_masks: Iterable[Bool[Tensor, "b s"]] | None = None,
-) -> Iterator[Float[Tensor, "b s d"]]:
+    key_masks: Iterable[Bool[Tensor, "b _"]] | None = None,
+) -> Iterator[Float[Tensor, "b _ d"]]:
     """All blocks over an input that comes segment by segment; each comes out as it is done, and is not kept."""
     stack = list(blocks)
     states = [StreamState() for _ in stack]

@@ -60,23 +60,25 @@ def truth(made, x, *, key_mask=None):
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize(("neighbours", "sinks"), [(1, 2), (0, 0), (2, 4)])
 @pytest.mark.parametrize("n", [1, 4, 9, 83])
-def test_every_query_sees_what_the_definition_says(causal, neighbours, sinks, n):
+@pytest.mark.parametrize("path", ["loop", "whole"])
+def test_every_query_sees_what_the_definition_says(causal, neighbours, sinks, n, path):
     made = layer(neighbours=neighbours, sinks=sinks, causal=causal)
     x = torch.randn(1, n, D, dtype=torch.float64)
-    assert torch.allclose(made(x), truth(made, x), atol=1e-12)
+    assert torch.allclose(made(x, path=path), truth(made, x), atol=1e-12)
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_padding_is_seen_by_nobody_and_summed_up_by_none(causal):
+@pytest.mark.parametrize("path", ["loop", "whole"])
+def test_padding_is_seen_by_nobody_and_summed_up_by_none(causal, path):
     made = layer(causal=causal)
     x = torch.randn(2, 19, D, dtype=torch.float64)
     real = torch.ones(2, 19, dtype=torch.bool)
     real[1, 7:] = False  # two whole segments of padding among them
     wanted = truth(made, x, key_mask=real)
-    got = made(x, key_mask=real)
+    got = made(x, key_mask=real, path=path)
     assert torch.allclose(got[real], wanted[real], atol=1e-12)
     assert torch.isfinite(got).all()
-    assert torch.allclose(got[1, :7], made(x[1:, :7])[0], atol=1e-12)
+    assert torch.allclose(got[1, :7], made(x[1:, :7], path=path)[0], atol=1e-12)
 
 
 def test_gradients_reach_every_parameter():
@@ -85,12 +87,16 @@ def test_gradients_reach_every_parameter():
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in made.parameters())
 
 
-def test_gradients_are_those_of_the_definition():
+@pytest.mark.parametrize("path", ["loop", "whole"])
+def test_gradients_are_those_of_the_definition(path):
     made = layer(neighbours=1, sinks=1)
-    x = torch.randn(1, 13, D, dtype=torch.float64)
+    x = torch.randn(1, 19, D, dtype=torch.float64)
+    real = torch.ones(1, 19, dtype=torch.bool)
+    real[0, 14:] = False  # a segment of padding alone: its rows see nothing near
     names = ("pool", "sink_bias", "far_bias", "dpe.table", "k_proj.weight")
-    found = torch.autograd.grad(made(x).sin().sum(), [made.get_parameter(name) for name in names])
-    wanted = torch.autograd.grad(truth(made, x).sin().sum(), [made.get_parameter(name) for name in names])
+    parameters = [made.get_parameter(name) for name in names]
+    found = torch.autograd.grad(made(x, key_mask=real, path=path)[real].sin().sum(), parameters)
+    wanted = torch.autograd.grad(truth(made, x, key_mask=real)[real].sin().sum(), parameters)
     for name, ours, own in zip(names, found, wanted, strict=True):
         assert torch.allclose(ours, own, atol=1e-10), name
 
