@@ -1,4 +1,6 @@
-"""DPE attention on this machine: naive against torch's SDPA with the bias written out, forward and backward, fp32."""
+"""DPE attention on this machine, forward and backward. On the CPU, fp32: naive, torch's SDPA with the bias written out,
+and ours by blocks. On a GPU: see dpe_gpu.py.
+"""
 
 import argparse
 from typing import Any
@@ -10,20 +12,25 @@ from ml_core.evals.bench import BenchError, meta, row, timed
 from ml_core.kernels.dpe_attention.op import Backend, dpe_attention
 from ml_core.seed import torch_generator
 
-SYSTEMS: tuple[Backend, ...] = ("naive", "sdpa")
+SYSTEMS: tuple[Backend, ...] = ("naive", "sdpa", "blockwise")
 TOLERANCE = 1e-4  # relative RMS of fp32 against float64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--tokens, --seconds."""
-    parser.add_argument("--tokens", type=int, nargs="+", default=[32, 128, 512])
+    """--device, --tokens, --seconds."""
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--tokens", type=int, nargs="+", help="default: 32 128 512 2048, on a GPU 8192 32768")
     parser.add_argument("--seconds", type=float, default=0.5, help="time spent on each figure")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Check both systems against naive in float64, then time them. Raises BenchError where they disagree."""
+    """Check all systems against naive in float64, then time them. Raises BenchError where they disagree."""
+    if torch.device(args.device).type == "cuda":
+        from ml_core.evals import dpe_gpu
+
+        return dpe_gpu.run(args.tokens or [8192, 32768], seconds=args.seconds)
     rows = []
-    for n in args.tokens:
+    for n in args.tokens or [32, 128, 512, 2048]:
         for causal in (False, True):
             q, k, v, table = _inputs(n)
             case = f"b1 h12 n{n} k64 {'causal' if causal else 'full'}"

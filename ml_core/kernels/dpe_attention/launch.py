@@ -52,6 +52,14 @@ KEYS = (
 )
 
 
+_PREFERRED = {"forward": FORWARD[0], "keys": KEYS[0]}
+
+
+def prefer(*, forward: Tiles, keys: Tiles) -> None:
+    """Take these tiles in the place of the first candidates from now on, in this process."""
+    _PREFERRED.update(forward=forward, keys=keys)
+
+
 def forward_tiles(q: Tensor) -> Tiles:
     """The forward pass's tiles, by rule."""
     if interpreted():
@@ -60,7 +68,7 @@ def forward_tiles(q: Tensor) -> Tiles:
         return Tiles(64, 32, 4, 2, ptx=False)
     if q.shape[2] <= 16:
         return Tiles(16, 64, 4, 3, ptx=False)
-    return _fitting(FORWARD[0], q)
+    return _fitting(_PREFERRED["forward"], q)
 
 
 def backward_plan(q: Tensor, *, deterministic: bool) -> Plan:
@@ -70,7 +78,7 @@ def backward_plan(q: Tensor, *, deterministic: bool) -> Plan:
     elif q.dtype == torch.float32:
         tiles = Tiles(32, 32, 4, 1, ptx=False)
     else:
-        tiles = _fitting(KEYS[0], q)
+        tiles = _fitting(_PREFERRED["keys"], q)
     return Plan(ordered=deterministic, keys=tiles, queries=tiles, diagonals=tiles)
 
 

@@ -80,10 +80,10 @@ def test_the_benchmarks_are_found_by_their_names():
 
 
 def test_bench_gives_rows_in_the_one_form():
-    answer = run("bench", "dpe", "--tokens", "16", "--seconds", "0.01", "--json")
+    answer = run("bench", "dpe", "--device", "cpu", "--tokens", "16", "--seconds", "0.01", "--json")
     result = json.loads(answer.stdout.splitlines()[-1])
     assert {"name", "date", "git", "machine", "versions", "command"} <= set(result["meta"])
-    assert {row["system"] for row in result["rows"]} == {"naive", "sdpa"}
+    assert {row["system"] for row in result["rows"]} == {"naive", "sdpa", "blockwise"}
     assert all(set(row) == {"case", "system", "metric", "value", "unit", "low", "high", "n"} for row in result["rows"])
     assert all(row["low"] <= row["value"] <= row["high"] for row in result["rows"])
 
@@ -93,5 +93,5 @@ def test_a_benchmark_whose_systems_disagree_reports_nothing(monkeypatch, capsys)
 
     wrong = lambda *args, backend, **kw: args[0] * (2.0 if backend == "sdpa" else 1.0)  # noqa: E731
     monkeypatch.setattr(bench_dpe, "dpe_attention", wrong)
-    assert main(["bench", "dpe", "--tokens", "16", "--json"]) == 2
+    assert main(["bench", "dpe", "--device", "cpu", "--tokens", "16", "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["error"] == "bench_red"
