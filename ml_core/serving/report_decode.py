@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from ml_core.data.findings import FINDINGS
 from ml_core.errors import InputError
-from ml_core.layers.blocks import project_all
+from ml_core.layers.blocks import Block, project_all
 from ml_core.models.report_student import ReportStudent, Written, WrittenSentence
 from ml_core.serving.graphs import GraphPool
 
@@ -38,6 +38,9 @@ class PlanDecoder:
     def __init__(self, student: ReportStudent, *, device: torch.device | str, every: int = _EVERY) -> None:
         if student.training:
             raise InputError("student: must be in eval mode")
+        for block in student.decoder:
+            if not isinstance(block, Block):
+                raise InputError(f"student: its decoder holds a {type(block).__name__}, whose step is not known here")
         self.student, self.device, self.every = student, torch.device(device), every
         # the class token, the patches, and each finding's context
         self.m = 1 + student.encoder.patch_embed.num_patches + len(FINDINGS)

@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,14 @@ def test_sixteen_rows_of_all_lengths_are_transformers_sixteen_texts(grouped):
     engine = DecodeEngine.load(folder, device="cpu", dtype=torch.float32, lengths=LENGTHS)
     asked = prompts(*range(1, 33, 2), seed=6)
     assert engine.generate(asked, max_new_tokens=18) == [theirs(model, prompt, 18) for prompt in asked]
+
+
+def test_threads_take_turns(grouped):
+    engine = DecodeEngine.load(grouped[0], device=DEVICE, dtype=torch.float32, lengths=LENGTHS)
+    asked = [prompts(*range(1, 2 + i % 3), seed=i) for i in range(12)]
+    wanted = [engine.generate(each, max_new_tokens=12) for each in asked]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda each: engine.generate(each, max_new_tokens=12), asked)) == wanted
 
 
 @pytest.mark.parametrize("every", [1, 3, 50])

@@ -13,6 +13,7 @@ from ml_core.data.phantom_dicom import make_studies
 from ml_core.data.report_tokens import STATE_INDEX, STOP, ReportTokenizer
 from ml_core.errors import InputError
 from ml_core.evals.report import SHIPPED
+from ml_core.layers.fuse import fuse
 from ml_core.models.report_rules import plan_make
 from ml_core.models.report_student import STATES, ReportStudent, ReportStudentConfig
 from ml_core.quant import QuantEmbedding, QuantLinear
@@ -150,6 +151,18 @@ def test_what_does_not_fit_is_named(student):
             decoder.decode(read, asked, stop=STOPPING)
     with pytest.raises(InputError, match="eval mode"):
         PlanDecoder(ReportStudent(student.config).train(), device="cpu")
+    other = copy.deepcopy(student)
+    other.decoder[1] = nn.Identity()
+    with pytest.raises(InputError, match="holds a Identity"):
+        PlanDecoder(other, device="cpu")
+
+
+def test_a_student_on_super_operators_is_written_by_the_same_step(student):
+    fused, report = fuse(copy.deepcopy(student))
+    assert {"decoder.0", "decoder.1"} <= {each.name for each in report.fused}
+    read, asked = memory(student, 3), plans(4, 0, 2)
+    wanted = fused.decode_plan(read, asked, stop=STOPPING, limit=5)
+    assert same(PlanDecoder(fused, device="cpu").decode(read, asked, stop=STOPPING, limit=5), wanted) == 6
 
 
 @pytest.mark.parametrize(("int8", "within"), [(False, 1e-5), (True, 1e-2)])
