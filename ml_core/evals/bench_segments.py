@@ -23,13 +23,14 @@ NEEDLES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--device, --d, --layers, --segment, --inputs, --seeds, --steps."""
+    """--device, --d, --layers, --segment, --inputs, --seeds, --steps, --seconds."""
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--d", type=int, default=768)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--segment", type=int, default=1_024)
     parser.add_argument("--inputs", type=int, default=100, help="long inputs that are read for recall")
     parser.add_argument("--seeds", type=int, default=1, help="models trained for recall")
+    parser.add_argument("--seconds", type=float, default=0.5, help="time spent on each figure of the kernel's")
     parser.add_argument("--steps", type=int, default=0, help="of training; 0: what the task's settings say")
 
 
@@ -37,9 +38,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Check against the definition, then measure. Raises BenchError where they disagree."""
     _gate()
     device = torch.device(args.device)
-    rows = [*_memory(args, device=device), *_needles(args, device=device)]
-    about = meta("segments") | {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"}
-    return {"meta": about, "rows": rows}
+    if device.type == "cuda":
+        from ml_core.evals import segments_gpu
+        from ml_core.evals.gpu import gpu_meta
+
+        timed_rows, about = segments_gpu.run(seconds=args.seconds), gpu_meta("segments")
+    else:
+        timed_rows, about = [], meta("segments")
+    return {"meta": about, "rows": [*timed_rows, *_memory(args, device=device), *_needles(args, device=device)]}
 
 
 class PeakBytes(TorchDispatchMode):
@@ -106,7 +112,8 @@ def _gate() -> None:
             nn.init.normal_(bias)
         x = torch.randn(1, n, 24, dtype=torch.float64, generator=torch_generator(0, "bench", "segments", n))
         with torch.no_grad():
-            off = float((layer(x) - dense(layer, x)).abs().max())
+            wanted = dense(layer, x)
+            off = max(float((layer(x, path=path) - wanted).abs().max()) for path in ("loop", "whole"))
         if not off < TOLERANCE:
             raise BenchError(f"segments: {off:.1e} off the definition at n {n}, more than {TOLERANCE}")
 
