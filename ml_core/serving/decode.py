@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ml_core.errors import InputError
 from ml_core.models.llama import Cache, Llama, LlamaConfig, Source, Weights, random_source
-from ml_core.serving.graphs import MOST_BUCKETS, GraphPool
+from ml_core.serving.graphs import MOST_BUCKETS, GraphPool, compiled_step
 
 Kind = Literal["bf16", "int8"]
 ROWS = (1, 2, 4, 8, 16)
@@ -161,7 +161,7 @@ class DecodeEngine:
         """A step over m slots: as it is or compiled, on CUDA captured."""
         step: Callable[[], None] = partial(state.step, self.model, m=m)
         if self.compiled:
-            step = _compiled(step)
+            step = compiled_step(step)
         if self._pool is None:
             return step
         # warming up walks on, and must start where a step may write
@@ -239,17 +239,6 @@ class _State:
         self.tokens.copy_(picks)
         self.positions.add_(1)
         self.at.add_(1)
-
-
-def _compiled(step: Callable[[], None]) -> Callable[[], None]:
-    """The step by inductor, whole or not at all: every bucket is a shape, and none falls back to eager at a limit."""
-    made = torch.compile(step, fullgraph=True, dynamic=False)
-
-    def run() -> None:
-        with torch._dynamo.config.patch(recompile_limit=4 * MOST_BUCKETS):
-            made()
-
-    return run
 
 
 def _until(tokens: list[int], *, stops: frozenset[int]) -> list[int]:

@@ -273,3 +273,17 @@ class GraphPool:
         """Number of graphs, their shared memory and replays."""
         replays = sum(each.replays for each in self._captured)
         return f"{len(self._captured)} graphs in one pool of {self.bytes / 2**20:.1f} MiB, {replays} replays"
+
+
+def compiled_step(step: Callable[[], None]) -> Callable[[], None]:
+    """The step by inductor, whole or not at all: every bucket is a shape, and none falls back to eager at a limit.
+
+    Fewer and larger kernels, to be captured after; the first call takes the time that compiling takes.
+    """
+    made = torch.compile(step, fullgraph=True, dynamic=False)
+
+    def run() -> None:
+        with torch._dynamo.config.patch(recompile_limit=4 * MOST_BUCKETS):
+            made()
+
+    return run

@@ -20,7 +20,7 @@ from ml_core.data.findings import FINDINGS
 from ml_core.errors import InputError
 from ml_core.layers.blocks import Block, project_all
 from ml_core.models.report_student import ReportStudent, Written, WrittenSentence
-from ml_core.serving.graphs import GraphPool
+from ml_core.serving.graphs import GraphPool, compiled_step
 
 BUCKETS = (1, 2, 4, 8, 16)
 _EVERY = 8  # tokens between two looks at the device: whether all rows are through is seen up to so many steps late
@@ -35,13 +35,16 @@ class PlanDecoder:
     `report` says which. The student must be in eval mode, and may not be moved afterwards; trained further it may be.
     """
 
-    def __init__(self, student: ReportStudent, *, device: torch.device | str, every: int = _EVERY) -> None:
+    def __init__(
+        self, student: ReportStudent, *, device: torch.device | str, every: int = _EVERY, compiled: bool = False
+    ) -> None:
+        """every: tokens between two waits for the device. compiled: a step is compiled by torch before its capture."""
         if student.training:
             raise InputError("student: must be in eval mode")
         for block in student.decoder:
             if not isinstance(block, Block):
                 raise InputError(f"student: its decoder holds a {type(block).__name__}, whose step is not known here")
-        self.student, self.device, self.every = student, torch.device(device), every
+        self.student, self.device, self.every, self.compiled = student, torch.device(device), every, compiled
         # the class token, the patches, and each finding's context
         self.m = 1 + student.encoder.patch_embed.num_patches + len(FINDINGS)
         self._pool = GraphPool(self.device) if self.device.type == "cuda" else None
@@ -69,13 +72,17 @@ class PlanDecoder:
 
     def report(self) -> str:
         """What runs: a line to print."""
-        how = "eager steps, no CUDA graphs" if self._pool is None else f"CUDA graphs: {self._pool.report()}"
-        return f"reports written by {how} on {self.device}; rows {BUCKETS}, a look every {self.every} tokens"
+        steps = "compiled" if self.compiled else "eager"
+        graphs = "no CUDA graphs" if self._pool is None else f"CUDA graphs: {self._pool.report()}"
+        rows = f"rows {BUCKETS}, a look every {self.every} tokens"
+        return f"reports written by {steps} steps, {graphs} on {self.device}; {rows}"
 
     def _state(self, rows: int) -> "tuple[_State, Callable[[], None]]":
         if rows not in self._states:
             state = _State.empty(self.student, b=rows, m=self.m, device=self.device)
             step: Callable[[], None] = partial(_step, self.student, state)
+            if self.compiled:
+                step = compiled_step(step)
             if self._pool is not None:
                 step = self._pool.capture(step).replay
             self._states[rows] = (state, step)

@@ -1,10 +1,16 @@
 """The step on the device writes what ReportStudent.decode_plan writes: the same tokens, probabilities to 1e-5."""
 
 import copy
+import json
 import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from ml_core.contracts import DraftRequest, ImageInput, ModelKey, ModelKind, StudyInput
@@ -21,6 +27,7 @@ from ml_core.quant.swap import replace
 from ml_core.serving.report import TOKENIZER, ReportDrafter
 from ml_core.serving.report_decode import PlanDecoder
 
+ROOT = Path(__file__).resolve().parents[4]
 CUDA = torch.cuda.is_available()
 VOCABULARY, STOPPING = 23, 1
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not CUDA, reason="needs CUDA")])]
@@ -132,6 +139,40 @@ def test_a_draft_can_be_asked_for_in_and_out_of_inference_mode(student):
     with torch.inference_mode():
         first = decoder.decode(read.clone(), asked, stop=STOPPING)
     same(decoder.decode(read, asked, stop=STOPPING), first)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CUDA and shutil.which("g++") is None, reason="inductor needs a C++ compiler on the CPU")
+def test_a_compiled_step_writes_the_same(student, tmp_path):
+    # apart: here jaxtyping's checks stand in the layers' functions, and dynamo cannot trace them
+    save_file(student.state_dict(), tmp_path / "student.safetensors")
+    given = [(memory(student, 3, seed=seed).tolist(), plans(4, 0, 2, seed=seed)) for seed in range(2)]
+    (tmp_path / "given.json").write_text(json.dumps(given))
+    code = f"""if True:
+        import json
+        import torch
+        from pathlib import Path
+        from safetensors.torch import load_file
+        from ml_core.models.report_student import ReportStudent, ReportStudentConfig
+        from ml_core.serving.report_decode import PlanDecoder
+        folder, device = Path({str(tmp_path)!r}), "cuda" if torch.cuda.is_available() else "cpu"
+        student = ReportStudent({student.config!r}).eval()
+        student.load_state_dict(load_file(folder / "student.safetensors"))
+        student.to(device)
+        decoder = PlanDecoder(student, device=device, compiled=True)
+        assert "compiled steps" in decoder.report()
+        sentences = 0
+        for read, plans in json.loads((folder / "given.json").read_text()):
+            read = torch.tensor(read, device=device)
+            got, wanted = (write(read, plans, stop={STOPPING}) for write in (decoder.decode, student.decode_plan))
+            for mine, theirs in zip(got, wanted, strict=True):
+                assert [s.tokens for s in mine.sentences] == [s.tokens for s in theirs.sentences]
+                for one, other in zip(mine.sentences, theirs.sentences, strict=True):
+                    assert abs(one.log_probability - other.log_probability) < 1e-5
+                    sentences += 1
+        assert sentences > 2, sentences
+    """
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_no_rows_no_reports(student):
