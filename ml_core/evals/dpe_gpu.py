@@ -55,22 +55,20 @@ def _inputs(n: int) -> tuple[Tensor, ...]:
 def _tune(inputs: tuple[Tensor, ...]) -> dict[str, list[str]]:
     """Try all candidates of ours at this length, and let the kernels take the best from now on."""
     from ml_core.kernels.dpe_attention import launch
-    from ml_core.kernels.dpe_attention.positions import Masks, spread
+    from ml_core.kernels.dpe_attention.positions import Masks
 
     q, k, v, table, do = inputs
-    n = q.shape[2]
-    bias = spread(table, n=n, m=n, offset=0, buckets=None)
     settings: dict[str, Any] = {"scale": K**-0.5}
     forward, said = fastest(
-        launch.FORWARD, lambda tiles: lambda: launch.forward(q, k, v, bias, Masks(), tiles=tiles, **settings)
+        launch.FORWARD, lambda tiles: lambda: launch.forward(q, k, v, table, Masks(), tiles=tiles, **settings)
     )
-    out, sums = launch.forward(q, k, v, bias, Masks(), tiles=forward, **settings)
+    out, sums = launch.forward(q, k, v, table, Masks(), tiles=forward, **settings)
     plan = launch.backward_plan(q, deterministic=False)
 
     def backward(tiles: launch.Tiles) -> Callable[[], object]:
         tried = replace(plan, keys=tiles)
         return lambda: launch.backward(
-            q, k, v, bias, out, sums, do, None, Masks(), plan=tried, table=True, **settings
+            q, k, v, table, out, sums, do, None, Masks(), plan=tried, **settings
         )  # fmt: skip
 
     keys, more = fastest(launch.KEYS, backward)

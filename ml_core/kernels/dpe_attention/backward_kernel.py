@@ -165,7 +165,7 @@ def query_range(
 @triton.jit
 @no_type_check
 def add_tile(de_ptr, x, ds, width, ADD: tl.constexpr, ADD_OPERANDS: tl.constexpr, PACK: tl.constexpr):
-    """Add dS (rows are keys) at entries x of the table's gradient, two copies of it as in kernel.bias_copies."""
+    """Add dS (rows are keys) at entries x of the table's gradient, two copies of it as in kernel.copies_kernel."""
     if PACK == 0:
         tl.atomic_add(de_ptr + x, ds, sem="relaxed")
     else:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ml_core.kernels.dpe_attention.positions import MARGIN, Masks
+from ml_core.kernels.dpe_attention.positions import MARGIN, LogBuckets, Masks, collect, spread
 
 BLOCK = 256  # rows and columns of a block: 12 heads of it in fp32 are 3 MB
 
@@ -23,13 +23,15 @@ class _Block(NamedTuple):
     hidden: Tensor | None
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, masks: Masks, *, scale: float) -> tuple[Tensor, Tensor]:
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, table: Tensor, masks: Masks, *, scale: float, buckets: LogBuckets | None
+) -> tuple[Tensor, Tensor]:
     """Output (b, h, n, k), laid out as (b, n, h, k), and the logarithm of each row's sum (b, h, n)."""
     b, h, n, size = q.shape
     wide = _wide(q.dtype)
     out = q.new_empty(b, n, h, size).transpose(1, 2)
     lse = q.new_empty(b, h, n, dtype=wide)
-    flipped, bias = q.flip(2), bias.to(wide)
+    flipped, bias = q.flip(2), spread(table.to(wide), n=n, m=k.shape[2], offset=masks.offset, buckets=buckets)
     for rows in _blocks(n):
         part = flipped[:, :, rows].to(wide) * scale
         top = part.new_full(part.shape[:3], -torch.inf)
@@ -52,14 +54,15 @@ def forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, masks: Masks, *, scal
 
 
 def backward(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, out: Tensor, lse: Tensor, do: Tensor, dlse: Tensor | None,
-    masks: Masks, *, scale: float,
+    q: Tensor, k: Tensor, v: Tensor, table: Tensor, out: Tensor, lse: Tensor, do: Tensor, dlse: Tensor | None,
+    masks: Masks, *, scale: float, buckets: LogBuckets | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of q, k, v and of the spread table."""
+    """Gradients of q, k, v and of the table, the last in at least fp32."""
     n, wide = q.shape[2], _wide(q.dtype)
     dq = torch.empty_like(q, memory_format=torch.contiguous_format)
     dk, dv = (torch.zeros(x.shape, dtype=wide, device=x.device) for x in (k, v))
-    bias = bias.to(wide)
+    m, offset = k.shape[2], masks.offset
+    bias = spread(table.to(wide), n=n, m=m, offset=offset, buckets=buckets)
     dbias = torch.zeros_like(bias)
     delta = (out.to(wide) * do.to(wide)).sum(-1)
     if dlse is not None:
@@ -70,7 +73,7 @@ def backward(
     for rows in _blocks(n):
         part, grad = (x[:, :, rows].to(wide) for x in (queries, dos))
         found = torch.zeros_like(part)
-        for block in _seen(masks, rows=rows, n=n, m=k.shape[2], bias=bias):
+        for block in _seen(masks, rows=rows, n=n, m=m, bias=bias):
             at = block.columns
             weights = _scores(part * scale, k, block).sub_(base[:, :, rows, None]).exp_()
             dv[:, :, at] += weights.transpose(-1, -2) @ grad
@@ -81,7 +84,8 @@ def backward(
             sums = _diagonal_sums(ds.sum(0))
             dbias[:, first : first + sums.shape[1]] += sums
         dq[:, :, n - rows.stop : n - rows.start] = (found * scale).flip(2).to(q.dtype)
-    return dq, (dk * scale).to(k.dtype), dv.to(v.dtype), dbias
+    dtable = collect(dbias, table, n=n, m=m, offset=offset, buckets=buckets, deterministic=True)
+    return dq, (dk * scale).to(k.dtype), dv.to(v.dtype), dtable
 
 
 def _scores(part: Tensor, k: Tensor, block: _Block) -> Tensor:

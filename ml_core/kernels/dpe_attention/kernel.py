@@ -11,7 +11,6 @@ from typing import NamedTuple, no_type_check
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
@@ -42,10 +41,24 @@ def interpreted() -> bool:
     return not isinstance(forward_kernel, triton.runtime.JITFunction)
 
 
-def bias_copies(table: Tensor) -> Tensor:
-    """A spread table (h, l) times log₂ e, and behind it the same one entry later: (h, 2, l). Pairs start even there."""
-    scaled = table.float() * LOG2E.value
-    return torch.stack([scaled, scaled.roll(1, 1)], dim=1).contiguous()
+@triton.jit
+@no_type_check
+def copies_kernel(
+    t_ptr, e_ptr, entries, width, first, CLAMP: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """A table spread over distances that fall from `first` on, times log₂ e, twice: the second one entry later.
+
+    So a pair of neighbours that starts at an odd entry of the one starts at an even entry of the other. Without CLAMP
+    the table is spread already.
+    """
+    x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    h = tl.program_id(1).to(tl.int64)
+    column = x
+    if CLAMP:
+        column = tl.minimum(tl.maximum(first - x, -(entries // 2)), entries // 2) + entries // 2
+    value = tl.load(t_ptr + h * entries + column, mask=x < width, other=0.0).to(tl.float32) * LOG2E
+    tl.store(e_ptr + h * 2 * width + x, value, mask=x < width)
+    tl.store(e_ptr + h * 2 * width + width + (x + 1) % width, value, mask=x < width)
 
 
 def fetch_code(columns: int, *, falling: bool) -> tuple[str, str, int]:

@@ -9,8 +9,16 @@ from torch import Tensor
 
 from ml_core.errors import InputError
 from ml_core.kernels.dpe_attention import backward_kernel as back
-from ml_core.kernels.dpe_attention.kernel import LOG2E, Tiles, bias_copies, fetch_code, forward_kernel, interpreted
-from ml_core.kernels.dpe_attention.positions import MARGIN, MASKED, Masks
+from ml_core.kernels.dpe_attention.kernel import LOG2E, Tiles, copies_kernel, fetch_code, forward_kernel, interpreted
+from ml_core.kernels.dpe_attention.positions import (
+    MARGIN,
+    MASKED,
+    LogBuckets,
+    Masks,
+    collect,
+    spread,
+    spread_length,
+)
 
 TILE_BYTES = 64 << 20  # tiles of dS kept at once; more heads than that are done one after the other
 _PADDED = 128  # rows of a tile at most: constants of rows are padded to whole tiles
@@ -89,8 +97,9 @@ def _fitting(tiles: Tiles, q: Tensor) -> Tiles:
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, masks: Masks, *, scale: float, tiles: Tiles | None = None
-) -> tuple[Tensor, Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, table: Tensor, masks: Masks, *, scale: float,
+    buckets: LogBuckets | None = None, tiles: Tiles | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Output (b, h, n, k), laid out as (b, n, h, k), and the logarithm of each row's sum (b, h, n), fp32."""
     b, h, n, size = q.shape
     m = k.shape[2]
@@ -102,10 +111,10 @@ def forward(
         return out.zero_(), lse.fill_(-torch.inf)
     tiles = tiles or forward_tiles(q)
     q, k, v = (_rows(x) for x in (q, k, v))
-    copies = bias_copies(bias)
+    copies = _copies(table, n=n, m=m, offset=masks.offset, buckets=buckets)
     bounds = _bounds(masks, rows=tiles.rows, columns=tiles.columns)
     forward_kernel[(triton.cdiv(n, tiles.rows), b * h)](
-        q, k, v, copies, *_ids(masks, like=q), _or(bounds, q), out, lse, n, m, h, masks.offset, bias.shape[1],
+        q, k, v, copies, *_ids(masks, like=q), _or(bounds, q), out, lse, n, m, h, masks.offset, copies.shape[2],
         scale * LOG2E.value, *_strides(q, k, v, out),
         **_mask_options(masks, tiles=tiles), EVEN=n % tiles.rows == 0, AHEAD=tiles.ahead,
         **_head_options(size), **tile_options(tiles),
@@ -114,26 +123,32 @@ def forward(
 
 
 def backward(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, out: Tensor, lse: Tensor, do: Tensor, dlse: Tensor | None,
-    masks: Masks, *, scale: float, plan: Plan, table: bool,
+    q: Tensor, k: Tensor, v: Tensor, table: Tensor, out: Tensor, lse: Tensor, do: Tensor, dlse: Tensor | None,
+    masks: Masks, *, scale: float, plan: Plan, buckets: LogBuckets | None = None, with_table: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of q, k, v and, with `table`, of the spread table (else zeros)."""
-    call = _Backward(q, k, v, bias, out, lse, do, dlse, masks, scale=scale, plan=plan)
-    return call.run(table=table)
+    """Gradients of q, k, v and, where it is wanted, of the table in fp32 (else zeros)."""
+    copies = _copies(table, n=q.shape[2], m=k.shape[2], offset=masks.offset, buckets=buckets)
+    call = _Backward(q, k, v, copies, out, lse, do, dlse, masks, scale=scale, plan=plan)
+    dq, dk, dv, spread_out = call.run(table=with_table)
+    if not with_table:
+        return dq, dk, dv, torch.zeros_like(table, dtype=torch.float32)
+    dtable = collect(
+        spread_out, table, n=call.n, m=call.m, offset=masks.offset, buckets=buckets, deterministic=plan.ordered
+    )
+    return dq, dk, dv, dtable
 
 
 class _Backward:
     """One backward pass: its inputs, and what all its kernels are given."""
 
     def __init__(
-        self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, out: Tensor, lse: Tensor, do: Tensor, dlse: Tensor | None,
-        masks: Masks, *, scale: float, plan: Plan,
+        self, q: Tensor, k: Tensor, v: Tensor, copies: Tensor, out: Tensor, lse: Tensor, do: Tensor,
+        dlse: Tensor | None, masks: Masks, *, scale: float, plan: Plan,
     ) -> None:  # fmt: skip
         self.q, self.k, self.v, self.do = (_rows(x) for x in (q, k, v, do))
-        self.bias, self.lse, self.masks, self.scale, self.plan = bias, lse, masks, scale, plan
+        self.copies, self.lse, self.masks, self.scale, self.plan = copies, lse, masks, scale, plan
         self.b, self.h, self.n, self.size = q.shape
         self.m = k.shape[2]
-        self.copies = bias_copies(bias)
         self.padded = triton.cdiv(self.n, _PADDED) * _PADDED
         self.rows = lse.new_empty(self.b, self.h, 2, self.padded)
         out = _rows(out)
@@ -146,7 +161,7 @@ class _Backward:
 
     def run(self, *, table: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         dk, dv = (self.q.new_empty(self.b, self.h, self.m, self.size) for _ in range(2))
-        dbias = self.bias.new_zeros(self.bias.shape, dtype=torch.float32)
+        dbias = self.copies.new_zeros(self.h, self.copies.shape[2])
         if self.lse.numel() == 0 or self.m == 0:
             return torch.zeros_like(self.q), dk.zero_(), dv.zero_(), dbias
         shape = (self.b, self.h, self.n, self.size)
@@ -226,9 +241,21 @@ class _Backward:
     def _sizes(self) -> tuple[Any, ...]:
         """n, m, padded, heads, offset, width, scale of the scores in log₂, factor of dQ and dK."""
         return (
-            self.n, self.m, self.padded, self.h, self.masks.offset, self.bias.shape[1], self.scale * LOG2E.value,
+            self.n, self.m, self.padded, self.h, self.masks.offset, self.copies.shape[2], self.scale * LOG2E.value,
             self.scale,
         )  # fmt: skip
+
+
+def _copies(table: Tensor, *, n: int, m: int, offset: int, buckets: LogBuckets | None) -> Tensor:
+    """The table as kernels read it, (h, 2, l) in fp32; by one kernel, unless its distances are bucketed."""
+    length = spread_length(n=n, m=m)
+    copies = torch.empty(table.shape[0], 2, length, dtype=torch.float32, device=table.device)
+    clamped = buckets is None
+    given = table if clamped else spread(table, n=n, m=m, offset=offset, buckets=buckets)
+    copies_kernel[(triton.cdiv(length, 1024), table.shape[0])](
+        given.contiguous(), copies, given.shape[1], length, offset + n - 1 + MARGIN, CLAMP=clamped, BLOCK=1024
+    )
+    return copies
 
 
 def _bounds(masks: Masks, *, rows: int, columns: int, of_keys: bool = False) -> Tensor | None:

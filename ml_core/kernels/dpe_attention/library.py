@@ -1,6 +1,6 @@
 """DPE attention as operators of torch: with fakes and gradients, so that compile and export see one node.
 
-The table comes spread (positions.spread), the masks as ids; `op.py` makes both.
+Masks of keys and segments come as ids, which `op.py` makes; `exact` and `far` are LogBuckets, or 0.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ml_core.errors import InputError
 from ml_core.kernels.dpe_attention import blockwise
-from ml_core.kernels.dpe_attention.positions import Masks
+from ml_core.kernels.dpe_attention.positions import LogBuckets, Masks
 
 
 @torch.library.custom_op("assay::dpe_forward", mutates_args=())
@@ -18,7 +18,7 @@ def dpe_forward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    bias: Tensor,
+    table: Tensor,
     q_ids: Tensor | None,
     k_ids: Tensor | None,
     causal: bool,
@@ -26,6 +26,8 @@ def dpe_forward(
     before: int,
     after: int,
     offset: int,
+    exact: int,
+    far: int,
     scale: float,
     backend: str,
     deterministic: bool,
@@ -33,11 +35,11 @@ def dpe_forward(
     """Output, and the logarithm of each row's sum. backend: "triton" or "blockwise"."""
     masks = Masks(causal, q_ids, k_ids, segment, before, after, offset)
     if backend == "blockwise":
-        return blockwise.forward(q, k, v, bias, masks, scale=scale)
+        return blockwise.forward(q, k, v, table, masks, scale=scale, buckets=_buckets(exact, far))
     if backend == "triton":
         from ml_core.kernels.dpe_attention import launch
 
-        return launch.forward(q, k, v, bias, masks, scale=scale)
+        return launch.forward(q, k, v, table, masks, scale=scale, buckets=_buckets(exact, far))
     raise InputError(f"backend: {backend!r} is neither triton nor blockwise")
 
 
@@ -46,7 +48,7 @@ def dpe_backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    bias: Tensor,
+    table: Tensor,
     out: Tensor,
     lse: Tensor,
     do: Tensor,
@@ -58,19 +60,24 @@ def dpe_backward(
     before: int,
     after: int,
     offset: int,
+    exact: int,
+    far: int,
     scale: float,
     backend: str,
     deterministic: bool,
-    table: bool,
+    with_table: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v and the spread table."""
+    """Gradients of q, k, v and the table."""
     masks = Masks(causal, q_ids, k_ids, segment, before, after, offset)
     if backend == "blockwise":
-        return blockwise.backward(q, k, v, bias, out, lse, do, dlse, masks, scale=scale)
+        return blockwise.backward(q, k, v, table, out, lse, do, dlse, masks, scale=scale, buckets=_buckets(exact, far))
     from ml_core.kernels.dpe_attention import launch
 
     plan = launch.backward_plan(q, deterministic=deterministic)
-    return launch.backward(q, k, v, bias, out, lse, do, dlse, masks, scale=scale, plan=plan, table=table)
+    return launch.backward(
+        q, k, v, table, out, lse, do, dlse, masks, scale=scale, plan=plan, buckets=_buckets(exact, far),
+        with_table=with_table,
+    )  # fmt: skip
 
 
 @dpe_forward.register_fake
@@ -81,24 +88,28 @@ def _(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 
 @dpe_backward.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(q: Tensor, k: Tensor, v: Tensor, table: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     sums = torch.promote_types(q.dtype, torch.float32)
     grads = [x.new_empty(x.shape) for x in (q, k, v)]
-    return grads[0], grads[1], grads[2], bias.new_empty(bias.shape, dtype=sums)
+    return grads[0], grads[1], grads[2], table.new_empty(table.shape, dtype=sums)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, bias, q_ids, k_ids, *rest = inputs
+    q, k, v, table, q_ids, k_ids, *rest = inputs
     ctx.rest = rest
-    ctx.save_for_backward(q, k, v, bias, q_ids, k_ids, *output)
+    ctx.save_for_backward(q, k, v, table, q_ids, k_ids, *output)
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, do: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
-    q, k, v, bias, q_ids, k_ids, out, lse = ctx.saved_tensors
+    q, k, v, table, q_ids, k_ids, out, lse = ctx.saved_tensors
     do = torch.zeros_like(out) if do is None else do
-    grads = dpe_backward(q, k, v, bias, out, lse, do, dlse, q_ids, k_ids, *ctx.rest, ctx.needs_input_grad[3])
-    return (*grads[:3], grads[3].to(bias.dtype), *[None] * (2 + len(ctx.rest)))
+    grads = dpe_backward(q, k, v, table, out, lse, do, dlse, q_ids, k_ids, *ctx.rest, ctx.needs_input_grad[3])
+    return (*grads[:3], grads[3].to(table.dtype), *[None] * (2 + len(ctx.rest)))
 
 
 dpe_forward.register_autograd(_backward, setup_context=_setup)
+
+
+def _buckets(exact: int, far: int) -> LogBuckets | None:
+    return LogBuckets(exact=exact, far=far) if exact else None

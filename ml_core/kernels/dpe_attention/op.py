@@ -10,7 +10,7 @@ from torch.nn import functional
 from ml_core.errors import InputError
 from ml_core.kernels.dpe_attention import naive
 from ml_core.kernels.dpe_attention.library import dpe_forward
-from ml_core.kernels.dpe_attention.positions import MASKED, Band, LogBuckets, spread, visibility
+from ml_core.kernels.dpe_attention.positions import MASKED, Band, LogBuckets, visibility
 
 Backend = Literal["auto", "naive", "sdpa", "blockwise", "triton"]
 
@@ -149,21 +149,21 @@ def _fused(
     backend: str,
     deterministic: bool | None,
 ) -> tuple[Tensor, Tensor]:
-    """The operator of library.py, on a spread table and ids."""
+    """The operator of library.py, with both masks as ids."""
     if torch.is_autocast_enabled(q.device.type):
         q, k, v = (x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v))
     _check_fused(q, k=k, v=v, table=table, backend=backend)
-    n, m = q.shape[2], k.shape[2]
     fixed = torch.are_deterministic_algorithms_enabled() if deterministic is None else deterministic
     out, sums = dpe_forward(
         q,
         k,
         v,
-        spread(table, n=n, m=m, offset=offset, buckets=buckets, deterministic=fixed),
-        *_ids(q, m=m, key_mask=key_mask, segment_ids=segment_ids, offset=offset),
+        table,
+        *_ids(q, m=k.shape[2], key_mask=key_mask, segment_ids=segment_ids, offset=offset),
         causal,
         *((0, 0, 0) if band is None else (band.segment, band.before, band.after)),
         offset,
+        *((0, 0) if buckets is None else (buckets.exact, buckets.far)),
         q.shape[3] ** -0.5 if scale is None else scale,
         backend,
         fixed,

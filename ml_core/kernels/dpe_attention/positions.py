@@ -65,38 +65,39 @@ def spread_length(*, n: int, m: int) -> int:
 
 
 def spread(
-    table: Float[Tensor, "h t"], *, n: int, m: int, offset: int, buckets: LogBuckets | None, deterministic: bool = False
+    table: Float[Tensor, "h t"], *, n: int, m: int, offset: int, buckets: LogBuckets | None
 ) -> Float[Tensor, "h l"]:
-    """The bias in the order in which a kernel reads it: query i and key j have entry j − i + n − 1 + MARGIN.
+    """The bias in the order in which it is read: query i and key j have entry j − i + n − 1 + MARGIN.
 
-    Clamps, buckets and the offset are dealt with here, once, in memory of O(n + m). deterministic: of its gradient.
+    Clamps, buckets and the offset are dealt with here, once, in memory of O(n + m).
     """
-    length = spread_length(n=n, m=m)
-    distance = offset + n - 1 + MARGIN - torch.arange(length, device=table.device)
-    columns = table_entries(distance, reach=table.shape[1] // 2, buckets=buckets)
-    if deterministic:
-        spread_table: Tensor = _Spread.apply(table, columns)
-        return spread_table
-    return table.index_select(1, columns)
+    return table.index_select(1, _columns(table, n=n, m=m, offset=offset, buckets=buckets))
 
 
-class _Spread(torch.autograd.Function):
-    """index_select whose gradient adds in a fixed order: distances that share an entry lie side by side."""
+def collect(
+    gradient: Float[Tensor, "h l"],
+    table: Float[Tensor, "h t"],
+    *,
+    n: int,
+    m: int,
+    offset: int,
+    buckets: LogBuckets | None,
+    deterministic: bool,
+) -> Float[Tensor, "h t"]:
+    """The gradient of a table, from that of its spread. deterministic: what shares an entry is added in one order."""
+    columns = _columns(table, n=n, m=m, offset=offset, buckets=buckets)
+    if not deterministic:
+        zeros = torch.zeros(table.shape, dtype=gradient.dtype, device=table.device)
+        return zeros.index_add_(1, columns, gradient)
+    # columns fall along a spread table, so flipped they rise, and what entry t gets is one run
+    entries = torch.arange(table.shape[1], device=columns.device)
+    runs = torch.searchsorted(columns.flip(0), entries, right=True).diff(prepend=entries.new_zeros(1))
+    return torch.segment_reduce(gradient.flip(1).t().contiguous(), "sum", lengths=runs, axis=0).t().contiguous()
 
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, table: Tensor, columns: Tensor) -> Tensor:
-        ctx.save_for_backward(columns)
-        ctx.entries = table.shape[1]  # type: ignore[attr-defined]
-        return table.index_select(1, columns)
 
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
-        (columns,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        entries = ctx.entries  # type: ignore[attr-defined]
-        # columns fall along a spread table, so flipped they rise: entry t's share is one run
-        runs = (columns[None, :] == torch.arange(entries, device=columns.device)[:, None]).sum(1)
-        rows = gradients[0].flip(1).t().contiguous()
-        return torch.segment_reduce(rows, "sum", lengths=runs, axis=0).t(), None
+def _columns(table: Tensor, *, n: int, m: int, offset: int, buckets: LogBuckets | None) -> Tensor:
+    distance = offset + n - 1 + MARGIN - torch.arange(spread_length(n=n, m=m), device=table.device)
+    return table_entries(distance, reach=table.shape[1] // 2, buckets=buckets)
 
 
 def visibility(

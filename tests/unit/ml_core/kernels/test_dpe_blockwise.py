@@ -173,11 +173,9 @@ def test_it_goes_through_export():
 def test_the_operator_keeps_torchs_own_rules():
     q, k, v, table = (each.requires_grad_() for each in inputs(n=20))
     from ml_core.kernels.dpe_attention.library import dpe_forward
-    from ml_core.kernels.dpe_attention.positions import spread
 
-    bias = spread(table.detach(), n=20, m=20, offset=0, buckets=None).requires_grad_()
     ids = torch.zeros(2, 20, dtype=torch.int32)
-    args = (q, k, v, bias, ids, ids, True, 0, 0, 0, 0, 0.3, "blockwise", False)
+    args = (q, k, v, table, ids, ids, True, 0, 0, 0, 0, 3, 30, 0.3, "blockwise", False)
     torch.library.opcheck(dpe_forward, args)
 
 

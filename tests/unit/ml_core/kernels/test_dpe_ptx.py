@@ -139,6 +139,9 @@ COMPILE = """if True:
     square = launch.Tiles(64, 64, 4, 2)
     found.append(("queries", square, compiled(back.queries_kernel, square, False)))
     found.append(("diagonals", square, compiled(back.diagonals_kernel, square, False, MASK=False, PARTS=1, B=64)))
+    compiled(kernel.copies_kernel, square, False, CLAMP=True, BLOCK=1024)
+    compiled(back.rows_kernel, square, False, WITH_LSE=True)
+    compiled(back.sums_kernel, square, False, PARTS=1, B=64)
     print(json.dumps([[name, list(tiles), each.asm["ttgir"], each.metadata.shared] for name, tiles, each in found]))
 """
 

@@ -10,7 +10,7 @@ from ml_core.kernels.dpe_attention import launch, naive
 from ml_core.kernels.dpe_attention.kernel import Tiles
 from ml_core.kernels.dpe_attention.launch import Plan
 from ml_core.kernels.dpe_attention.op import _ids, dpe_attention, dpe_attention_sums
-from ml_core.kernels.dpe_attention.positions import Band, LogBuckets, Masks, spread
+from ml_core.kernels.dpe_attention.positions import Band, LogBuckets, Masks
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 on_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="needs CUDA")
@@ -57,19 +57,15 @@ def truth(tensors, *, dtype=torch.float64, **given):
 def kernels(tensors, *, plan, tiles, causal=False, band=None, offset=0, buckets=None, **hidden):
     """The same from the kernels, with tiles of the test's own."""
     q, k, v, table = (each.detach() for each in tensors)
-    n, m, scale = q.shape[2], k.shape[2], q.shape[3] ** -0.5
-    table = table.clone().requires_grad_()
-    bias = spread(table, n=n, m=m, offset=offset, buckets=buckets)
+    m, scale = k.shape[2], q.shape[3] ** -0.5
     ids = _ids(q, m=m, key_mask=hidden.get("key_mask"), segment_ids=hidden.get("segment_ids"), offset=offset)
     seen_by = Masks(causal, *ids, *((0, 0, 0) if band is None else (band.segment, band.before, band.after)), offset)
-    out, sums = launch.forward(q, k, v, bias.detach(), seen_by, scale=scale, tiles=tiles)
+    given = {"scale": scale, "buckets": buckets}
+    out, sums = launch.forward(q, k, v, table, seen_by, tiles=tiles, **given)
     do = weighting(out.shape, torch.sin).to(out.dtype)
     dsums = torch.where(sums.isfinite(), weighting(sums.shape, torch.cos), 0.0).float()
-    grads = launch.backward(
-        q, k, v, bias.detach(), out, sums, do, dsums, seen_by, scale=scale, plan=plan, table=True
-    )  # fmt: skip
-    bias.backward(grads[3])
-    return [out, torch.where(sums.isfinite(), sums, 0.0), *grads[:3], table.grad]
+    grads = launch.backward(q, k, v, table, out, sums, do, dsums, seen_by, plan=plan, **given)
+    return [out, torch.where(sums.isfinite(), sums, 0.0), *grads]
 
 
 def off(got, wanted):
@@ -221,9 +217,8 @@ def test_on_a_gpu_in_half_precision(shape, dtype, ordered):
 @pytest.mark.parametrize("tiles", launch.FORWARD)
 def test_on_a_gpu_the_bias_by_ptx_is_the_bias_by_loads_to_the_bit_forward(tiles):
     q, k, v, table = inputs(b=1, h=3, n=1000, k=64, dtype=torch.bfloat16)
-    bias = spread(table, n=1000, m=1000, offset=0, buckets=None)
     by_ptx, by_loads = (
-        launch.forward(q, k, v, bias, Masks(), scale=0.125, tiles=tiles._replace(ptx=ptx)) for ptx in (True, False)
+        launch.forward(q, k, v, table, Masks(), scale=0.125, tiles=tiles._replace(ptx=ptx)) for ptx in (True, False)
     )
     assert torch.equal(by_ptx[0], by_loads[0])
     assert torch.equal(by_ptx[1], by_loads[1])
