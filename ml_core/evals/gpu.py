@@ -44,6 +44,21 @@ def cuda_times(call: Callable[[], object], *, seconds: float = 0.3, least: int =
     return times
 
 
+def replayed_ms(call: Callable[[], object], *, repeats: int = 20) -> float:
+    """Milliseconds of a call without its launch: the median over replays of a graph of `repeats` of them."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(repeats):
+            call()
+    return statistics.median(cuda_times(graph.replay, seconds=0.0, least=9)) / repeats
+
+
 def joules(call: Callable[[], object], *, seconds: float = 1.0) -> list[float]:
     """Energy of one call, by the GPU's own counter over `seconds` of calls, three times."""
     values = []
