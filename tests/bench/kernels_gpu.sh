@@ -1,0 +1,34 @@
+#!/bin/bash
+# Every kernel's tests and benchmarks on a machine with a CUDA GPU. From the root, in this order, each with its own limit:
+#   bash tests/bench/kernels_gpu.sh FOLDER [tests superops graphs dpe segments decode report]
+# Leaves FOLDER/NAME.json and FOLDER/NAME.log (of the tests alone the log). A part that fails does not stop the others.
+# Needs torch, triton, transformers, timm, safetensors, jaxtyping, pytest.
+set -u
+OUT=$1; shift
+PARTS=${*:-"tests superops graphs dpe segments decode report"}
+mkdir -p "$OUT"
+export PYTHONPATH=$PWD HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+bench() {  # name, seconds, more arguments
+  local name=$1 limit=$2; shift 2
+  timeout "$limit" python3 -m ml_core bench "$name" --json "$@" > "$OUT/$name.json" 2> "$OUT/$name.log"
+  echo "$name: exit $? after $SECONDS s"
+}
+for part in $PARTS; do
+  SECONDS=0
+  case $part in
+    tests)
+      timeout 400 python3 -m pytest -c /dev/null --rootdir=. --import-mode=importlib -p no:cacheprovider -W ignore -q -m gpu \
+        --confcutdir=tests/unit/ml_core/kernels tests/unit/ml_core/kernels > "$OUT/tests.log" 2>&1
+      echo "tests: exit $? after $SECONDS s; $(tail -1 "$OUT/tests.log")"
+      timeout 300 python3 -m pytest -c /dev/null --rootdir=. --import-mode=importlib -p no:cacheprovider -W ignore -q -m gpu \
+        --noconftest --ignore=tests/unit/ml_core/serving/test_report.py tests/unit/ml_core/serving tests/unit/ml_core/layers > "$OUT/tests_layers.log" 2>&1
+      echo "tests of layers and serving: exit $? after $SECONDS s; $(tail -1 "$OUT/tests_layers.log")" ;;
+    superops) bench superops 300 --measure "$OUT/measured.json" ;;
+    graphs) bench graphs 120 ;;
+    dpe) bench dpe 500 ;;
+    segments) bench segments 500 ;;
+    decode) bench decode 300 --compiled ;;
+    report) bench report 240 ;;
+    *) echo "$part: no such part"; exit 2 ;;
+  esac
+done
