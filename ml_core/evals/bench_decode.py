@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Check text on a small model, then time. Raises BenchError where the text differs from transformers'."""
     _gate(args.device)
     config, device = _config(args.shape), torch.device(args.device)
+    paths = _measured(config) if device.type == "cuda" else []
     rows: list[dict[str, Any]] = []
     kinds: tuple[Kind, ...] = ("bf16", "int8")
     for kind in kinds:
@@ -54,9 +55,26 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if device.type == "cuda":
         from ml_core.evals.gpu import gpu_meta
 
-        about = gpu_meta("decode")
+        about = gpu_meta("decode") | {"paths": paths}
         rows += _limits(args.shape, config)
     return {"meta": about, "rows": rows}
+
+
+def _measured(config: LlamaConfig) -> list[str]:
+    """Time the paths of every int8 product of one row, and say which is taken for each."""
+    from ml_core.evals.gpu import replayed_ms
+    from ml_core.kernels.gemv_int8 import op
+
+    said = []
+    heads = (config.heads + 2 * config.kv_heads) * config.head_size
+    own = config.heads * config.head_size
+    shapes = ((config.d, heads), (own, config.d), (config.d, 2 * config.ffn), (config.ffn, config.d))
+    for d, c in (*shapes, (config.d, config.vocabulary)):
+        x = torch.randn(1, d, device="cuda", dtype=torch.bfloat16)
+        weight, scale = op.quantize_rows(torch.randn(c, d, device="cuda"))
+        op.measure(x, weight, scale, clock=replayed_ms)
+        said.append(str(op.choose(x, c=c)))
+    return said
 
 
 def _ours(args: argparse.Namespace, *, config: LlamaConfig, kind: Kind, compiled: bool) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int, Int8, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ml_core.kernels.linear_w8a8.op import quantize_rows
 from ml_core.quant import scheme
 
 
@@ -53,7 +54,10 @@ class QuantLinear(nn.Module):
         """The input's levels and steps, which layers on the same input can share (layers.blocks.SharesInput)."""
         rows = x.reshape(-1, self.in_features)
         with torch.no_grad():
-            levels, step = scheme.quantize_activation(rows.detach().float().contiguous())
+            if (self.engine or rows.device.type) in ("triton", "cuda"):
+                levels, step = quantize_rows(rows.detach())
+            else:
+                levels, step = scheme.quantize_activation(rows.detach().float().contiguous())
         return Prepared(levels=levels, step=step, shape=x.shape[:-1], dtype=x.dtype)
 
     def apply_prepared(self, prepared: "Prepared") -> Float[Tensor, "*b o"]:

@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from ml_core.errors import InputError
+from ml_core.kernels.linear_w8a8.op import linear_w8a8
 
 LEVELS = 127  # -128 is left out, so that the scheme is symmetric
 BITS = (4, 8)
 ZERO = 128  # activations are stored as uint8 = level + 128: what oneDNN's fast kernels take
 _TINY = 1e-12
 
-Engine = Literal["int_mm", "onednn", "exact_float"]
+Engine = Literal["int_mm", "onednn", "exact_float", "triton"]
 
 # Below this many outputs (rows × out features) oneDNN's fixed cost is larger than what its kernel saves over
 # torch._int_mm: measured in docs/log.md, "2026-11-24 CPU int8 matmul". Both give the same bits, so a row's answer does
@@ -75,9 +76,11 @@ def fake_activation(x: Float[Tensor, "*b i"], *, bits: int = 8) -> Float[Tensor,
 def engine_for(*, rows: int, outputs: int, device: str) -> Engine:
     """Which integer product runs for this shape.
 
-    On a CPU whose oneDNN is exact: int_mm or onednn; on others and elsewhere integers held in fp32 (without VNNI
-    int_mm takes 17 to 19 times as long as those: docs/log.md, "2026-11-25 INT8 on a CPU without VNNI").
+    On CUDA Triton's. On a CPU whose oneDNN is exact int_mm or onednn; on others and elsewhere integers held in fp32
+    (without VNNI int_mm takes 17 to 19 times as long: docs/log.md, "2026-11-25 INT8 on a CPU without VNNI").
     """
+    if device == "cuda":
+        return "triton"
     if device != "cpu" or not onednn_exact():
         return "exact_float"
     return "onednn" if rows * outputs >= ONEDNN_FROM else "int_mm"
@@ -124,8 +127,11 @@ def product(
 ) -> Float[Tensor, "m o"]:
     """x Wᵀ + bias for the x that `quantize_activation` took apart, exact up to the last scaling.
 
-    The epilogue is the same in every engine. Raises InputError for "onednn" on a CPU where it is not exact.
+    The epilogue is the same in every engine. Raises InputError for "onednn" on a CPU where it is not exact, and for
+    "triton" where that does not run.
     """
+    if engine == "triton":
+        return linear_w8a8(levels, step, weight, scale, bias)
     if engine == "onednn":
         if not onednn_exact():
             raise InputError("engine: oneDNN's int8 products saturate on this CPU (no VNNI); exact_float does not")

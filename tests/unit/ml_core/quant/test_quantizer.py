@@ -94,6 +94,17 @@ def test_all_engines_give_the_same_bits_so_a_row_does_not_depend_on_its_batch():
     assert torch.equal(quantized(x[7:8]), quantized(x)[7:8])
 
 
+def test_the_gpus_engine_gives_the_bits_of_the_cpus_and_shares_a_prepared_input():
+    _, quantized = linear(i=48, o=33)
+    x = torch.randn(2, 9, 48)
+    wanted = quantized(x)
+    quantized.engine = "triton"
+    assert torch.equal(quantized(x), wanted)
+    assert torch.equal(quantized.apply_prepared(quantized.prepare(x)), wanted)
+    assert quantized(x.bfloat16()).dtype == torch.bfloat16
+    assert engine_for(rows=1, outputs=33, device="cuda") == "triton"
+
+
 @pytest.mark.parametrize("width", [2, 64, 1536, 3000])
 def test_products_at_full_scale_are_the_integers_that_they_should_be(width):
     signs = torch.randint(0, 2, (5, width)) * 2 - 1

@@ -1,0 +1,1 @@
+"""Products of int8 activations and int8 weights (W8A8)."""
