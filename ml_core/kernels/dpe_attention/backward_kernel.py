@@ -89,11 +89,11 @@ def queries_step(
 @no_type_check
 def queries_kernel(
     q_ptr, k_ptr, v_ptr, e_ptr, qid_ptr, kid_ptr, bounds_ptr, do_ptr, rows_ptr, dq_ptr,
-    n, m, padded, heads, offset, width, scale, factor,
+    n, m, padded, heads, offset, width, origin, scale, factor,
     qb, qh, qn, kb, kh, kn, vb, vh, vn, gb, gh, gn,
     CAUSAL: tl.constexpr, IDS: tl.constexpr, SEGMENT: tl.constexpr, BEFORE: tl.constexpr, AFTER: tl.constexpr,
     ALL_MASKED: tl.constexpr, EVEN: tl.constexpr, HEAD: tl.constexpr, D: tl.constexpr, BM: tl.constexpr,
-    BN: tl.constexpr, ASM: tl.constexpr, OPERANDS: tl.constexpr, PACK: tl.constexpr, MARGIN: tl.constexpr,
+    BN: tl.constexpr, ASM: tl.constexpr, OPERANDS: tl.constexpr, PACK: tl.constexpr,
 ):  # fmt: skip
     """dQ of a tile of query rows: each program owns its rows, so that sums have one order."""
     block = tl.program_id(0)
@@ -104,7 +104,7 @@ def queries_kernel(
     i = block * BM + tl.arange(0, BM)
     k_ptr += b * kb + h * kh
     v_ptr += b * vb + h * vh
-    e_ptr += h * 2 * width + n - 1 + MARGIN
+    e_ptr += h * 2 * width + origin
     qid_ptr += b * n
     kid_ptr += b * m
     bounds_ptr += (b * tl.num_programs(0) + block) * 2
@@ -219,13 +219,12 @@ def keys_step(
 @no_type_check
 def keys_kernel(
     q_ptr, k_ptr, v_ptr, e_ptr, qid_ptr, kid_ptr, bounds_ptr, do_ptr, rows_ptr, dq_ptr, dk_ptr, dv_ptr,
-    de_ptr, n, m, padded, heads, offset, width, scale, factor,
+    de_ptr, n, m, padded, heads, offset, width, origin, scale, factor,
     qb, qh, qn, kb, kh, kn, vb, vh, vn, gb, gh, gn,
     CAUSAL: tl.constexpr, IDS: tl.constexpr, SEGMENT: tl.constexpr, BEFORE: tl.constexpr, AFTER: tl.constexpr,
     ALL_MASKED: tl.constexpr, EVEN: tl.constexpr, KEYS_EVEN: tl.constexpr, DQ: tl.constexpr, DT: tl.constexpr,
     HEAD: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, ASM: tl.constexpr,
     OPERANDS: tl.constexpr, ADD: tl.constexpr, ADD_OPERANDS: tl.constexpr, PACK: tl.constexpr,
-    MARGIN: tl.constexpr,
 ):  # fmt: skip
     """dK and dV of a tile of keys."""
     block = tl.program_id(0)
@@ -235,13 +234,13 @@ def keys_kernel(
     row = tl.program_id(1).to(tl.int64)
     q_ptr += b * qb + h * qh
     do_ptr += b * gb + h * gh
-    e_ptr += h * 2 * width + n - 1 + MARGIN
+    e_ptr += h * 2 * width + origin
     qid_ptr += b * n
     kid_ptr += b * m
     bounds_ptr += (b * tl.num_programs(0) + block) * 2
     rows_ptr += row * 2 * padded
     dq_ptr += row * n * HEAD
-    de_ptr += h * 2 * width + n - 1 + MARGIN
+    de_ptr += h * 2 * width + origin
     lo, full, hi = query_range(
         block * BN, n, m, offset, bounds_ptr, CAUSAL, IDS, SEGMENT, BEFORE, AFTER, ALL_MASKED, BM, BN
     )
@@ -274,12 +273,12 @@ def keys_kernel(
 @no_type_check
 def diagonals_kernel(
     q_ptr, k_ptr, v_ptr, e_ptr, qid_ptr, kid_ptr, do_ptr, rows_ptr, tiles_ptr,
-    n, m, padded, b, heads, head0, offset, width, scale,
+    n, m, padded, b, heads, head0, offset, width, origin, scale,
     qb, qh, qn, kb, kh, kn, vb, vh, vn, gb, gh, gn,
     CAUSAL: tl.constexpr, IDS: tl.constexpr, SEGMENT: tl.constexpr, BEFORE: tl.constexpr, AFTER: tl.constexpr,
     MASK: tl.constexpr, PARTS: tl.constexpr,
     HEAD: tl.constexpr, D: tl.constexpr, B: tl.constexpr, ASM: tl.constexpr,
-    OPERANDS: tl.constexpr, PACK: tl.constexpr, MARGIN: tl.constexpr,
+    OPERANDS: tl.constexpr, PACK: tl.constexpr,
 ):  # fmt: skip
     """The sum of dS over all tiles at one block offset, of every PARTS-th row of the batch."""
     rows = tl.cdiv(n, B)
@@ -300,7 +299,7 @@ def diagonals_kernel(
     last = tl.minimum(rows, columns - shift)
     if not seen_any:
         last = first
-    e_ptr += h * 2 * width + n - 1 + MARGIN
+    e_ptr += h * 2 * width + origin
     for bi in range(tl.program_id(2), b, PARTS):
         at = tl.cast(bi, tl.int64)
         row = (at * heads + h) * 2 * padded

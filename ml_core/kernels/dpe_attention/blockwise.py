@@ -1,6 +1,7 @@
 """DPE attention block by block in plain PyTorch: memory of O(n + m), forward and backward, any float dtype.
 
-Queries are flipped, so that a block's bias is a view of the spread table that overlaps itself: entry j + (n − 1 − i).
+Queries are flipped, so that a block's bias is a view of the spread table that overlaps itself: entries rise with
+j + (n − 1 − i).
 """
 
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ml_core.kernels.dpe_attention.positions import MARGIN, LogBuckets, Masks, collect, spread
+from ml_core.kernels.dpe_attention.positions import LogBuckets, Masks, collect, origin, spread
 
 BLOCK = 256  # rows and columns of a block: 12 heads of it in fp32 are 3 MB
 
@@ -80,7 +81,7 @@ def backward(
             ds = weights.mul_((grad @ v[:, :, at].to(wide).transpose(-1, -2)).sub_(deltas[:, :, rows, None]))
             found += ds @ k[:, :, at].to(wide)
             dk[:, :, at] += ds.transpose(-1, -2) @ part
-            first = rows.start + at.start + MARGIN
+            first = rows.start + at.start + origin(n) - n + 1
             sums = _diagonal_sums(ds.sum(0))
             dbias[:, first : first + sums.shape[1]] += sums
         dq[:, :, n - rows.stop : n - rows.start] = (found * scale).flip(2).to(q.dtype)
@@ -103,7 +104,7 @@ def _seen(masks: Masks, *, rows: slice, n: int, m: int, bias: Tensor) -> Iterato
         if visible is not None and not bool(visible.any()):
             continue
         hidden = None if visible is None or bool(visible.all()) else ~visible
-        start = rows.start + columns.start + MARGIN
+        start = rows.start + columns.start + origin(n) - n + 1
         size = (bias.shape[0], rows.stop - rows.start, columns.stop - columns.start)
         view = bias.as_strided(size, (bias.stride(0), 1, 1), bias.storage_offset() + start)
         yield _Block(rows, columns, view, hidden)

@@ -91,7 +91,8 @@ def bias_tile(e_ptr, x, width, FALLING: tl.constexpr, ASM: tl.constexpr, OPERAND
     """Entries x of a spread table; along a row of the tile x rises by one, or falls."""
     if PACK == 0:
         return tl.load(e_ptr + x)
-    # the lower of two neighbours at an even place: in the table itself, or in its copy one entry later
+    # the lower of two neighbours at an even place: in the table itself, or in its copy one entry later. e_ptr points to
+    # an even entry (positions.origin), so x says which
     low = x - 1 if FALLING else x
     place = (e_ptr + low + (low & 1) * (width + 1)).to(tl.int64)
     return tl.inline_asm_elementwise(ASM, OPERANDS, [place], dtype=tl.float32, is_pure=True, pack=PACK)
@@ -197,11 +198,11 @@ def forward_step(
 @triton.jit
 @no_type_check
 def forward_kernel(
-    q_ptr, k_ptr, v_ptr, e_ptr, qid_ptr, kid_ptr, bounds_ptr, o_ptr, lse_ptr, n, m, heads, offset, width, scale,
+    q_ptr, k_ptr, v_ptr, e_ptr, qid_ptr, kid_ptr, bounds_ptr, o_ptr, lse_ptr, n, m, heads, offset, width, origin, scale,
     qb, qh, qn, kb, kh, kn, vb, vh, vn, ob, oh, on,
     CAUSAL: tl.constexpr, IDS: tl.constexpr, SEGMENT: tl.constexpr, BEFORE: tl.constexpr, AFTER: tl.constexpr,
     ALL_MASKED: tl.constexpr, EVEN: tl.constexpr, HEAD: tl.constexpr, D: tl.constexpr, BM: tl.constexpr,
-    BN: tl.constexpr, ASM: tl.constexpr, OPERANDS: tl.constexpr, PACK: tl.constexpr, MARGIN: tl.constexpr,
+    BN: tl.constexpr, ASM: tl.constexpr, OPERANDS: tl.constexpr, PACK: tl.constexpr,
     AHEAD: tl.constexpr,
 ):  # fmt: skip
     """A tile of query rows against all keys that it can see."""
@@ -214,7 +215,7 @@ def forward_kernel(
     q_ptr += b * qb + h * qh
     k_ptr += b * kb + h * kh
     v_ptr += b * vb + h * vh
-    e_ptr += h * 2 * width + n - 1 + MARGIN
+    e_ptr += h * 2 * width + origin
     qid_ptr += b * n
     kid_ptr += b * m
     bounds_ptr += (b * tl.num_programs(0) + block) * 2

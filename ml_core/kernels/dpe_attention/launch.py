@@ -11,11 +11,11 @@ from ml_core.errors import InputError
 from ml_core.kernels.dpe_attention import backward_kernel as back
 from ml_core.kernels.dpe_attention.kernel import LOG2E, Tiles, copies_kernel, fetch_code, forward_kernel, interpreted
 from ml_core.kernels.dpe_attention.positions import (
-    MARGIN,
     MASKED,
     LogBuckets,
     Masks,
     collect,
+    origin,
     spread,
     spread_length,
 )
@@ -115,7 +115,7 @@ def forward(
     bounds = _bounds(masks, rows=tiles.rows, columns=tiles.columns)
     forward_kernel[(triton.cdiv(n, tiles.rows), b * h)](
         q, k, v, copies, *_ids(masks, like=q), _or(bounds, q), out, lse, n, m, h, masks.offset, copies.shape[2],
-        scale * LOG2E.value, *_strides(q, k, v, out),
+        origin(n), scale * LOG2E.value, *_strides(q, k, v, out),
         **_mask_options(masks, tiles=tiles), EVEN=n % tiles.rows == 0, AHEAD=tiles.ahead,
         **_head_options(size), **tile_options(tiles),
     )  # fmt: skip
@@ -214,11 +214,11 @@ class _Backward:
         free = not (masks.causal or masks.segment or masks.q_ids is not None)
         settings |= {"MASK": not (free and self.n % size == 0 and self.m % size == 0), "PARTS": parts, "B": size}
         kept = self.lse.new_empty(heads, parts, count, size, size)
-        n, m, padded, h, offset, width, scale, _ = self._sizes()
+        n, m, padded, h, *rest, _ = self._sizes()
         for head0 in range(0, self.h, heads):
             here = min(heads, self.h - head0)
             back.diagonals_kernel[(count, here, parts)](
-                *self._inputs(), self.do, self.rows, kept, n, m, padded, self.b, h, head0, offset, width, scale,
+                *self._inputs(), self.do, self.rows, kept, n, m, padded, self.b, h, head0, *rest,
                 *_strides(self.q, self.k, self.v, self.do), **settings,
             )  # fmt: skip
             self._add_sums(kept, dbias[head0 : head0 + here], parts=parts, size=size)
@@ -230,7 +230,7 @@ class _Backward:
         count = rows + columns - 1
         sums = kept.new_empty(heads, count, 2, size)
         back.sums_kernel[(count, heads)](kept, sums, count, PARTS=parts, B=size)
-        start = self.n + MARGIN - rows * size  # of block 0's first entry: key less query is 1 − rows · size
+        start = origin(self.n) + 1 - rows * size  # of block 0's first entry: key less query is 1 − rows · size
         part = dbias[:, start : start + (count + 1) * size].unflatten(1, (count + 1, size))
         part[:, :count] += sums[:, :, 0]
         part[:, 1:] += sums[:, :, 1]
@@ -239,10 +239,10 @@ class _Backward:
         return (self.q, self.k, self.v, self.copies, *_ids(self.masks, like=self.q))
 
     def _sizes(self) -> tuple[Any, ...]:
-        """n, m, padded, heads, offset, width, scale of the scores in log₂, factor of dQ and dK."""
+        """n, m, padded, heads, offset, width, origin, scale of the scores in log₂, factor of dQ and dK."""
         return (
-            self.n, self.m, self.padded, self.h, self.masks.offset, self.copies.shape[2], self.scale * LOG2E.value,
-            self.scale,
+            self.n, self.m, self.padded, self.h, self.masks.offset, self.copies.shape[2], origin(self.n),
+            self.scale * LOG2E.value, self.scale,
         )  # fmt: skip
 
 
@@ -253,7 +253,7 @@ def _copies(table: Tensor, *, n: int, m: int, offset: int, buckets: LogBuckets |
     clamped = buckets is None
     given = table if clamped else spread(table, n=n, m=m, offset=offset, buckets=buckets)
     copies_kernel[(triton.cdiv(length, 1024), table.shape[0])](
-        given.contiguous(), copies, given.shape[1], length, offset + n - 1 + MARGIN, CLAMP=clamped, BLOCK=1024
+        given.contiguous(), copies, given.shape[1], length, offset + origin(n), CLAMP=clamped, BLOCK=1024
     )
     return copies
 
@@ -310,7 +310,7 @@ def tile_options(tiles: Tiles, *, falling: bool = False) -> dict[str, Any]:
         raise InputError(f"tiles: {tiles.warps} warps are more than the rows' sixteens of {tiles.rows}x{tiles.columns}")
     code, operands, size = fetch_code(tiles.rows if falling else tiles.columns, falling=falling)
     return {
-        "BM": tiles.rows, "BN": tiles.columns, "MARGIN": MARGIN, "num_warps": tiles.warps, "num_stages": tiles.stages,
+        "BM": tiles.rows, "BN": tiles.columns, "num_warps": tiles.warps, "num_stages": tiles.stages,
         "ASM": code if ptx else "", "OPERANDS": operands if ptx else "", "PACK": size if ptx else 0,
     }  # fmt: skip
 

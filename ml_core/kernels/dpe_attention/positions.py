@@ -59,15 +59,20 @@ def table_entries(distance: Int[Tensor, "*d"], *, reach: int, buckets: LogBucket
 
 
 def spread_length(*, n: int, m: int) -> int:
-    """Entries of a spread table: one for each distance, the margins, and one more where that makes it even."""
-    length = n + m - 1 + 2 * MARGIN
+    """Entries of a spread table: one for each distance, and the margins. Even."""
+    length = origin(n) + m + MARGIN
     return length + length % 2
+
+
+def origin(n: int) -> int:
+    """The entry of query i and key j = i, less j − i, in a spread table. Even: kernels read pairs that start there."""
+    return n + n % 2 + MARGIN
 
 
 def spread(
     table: Float[Tensor, "h t"], *, n: int, m: int, offset: int, buckets: LogBuckets | None
 ) -> Float[Tensor, "h l"]:
-    """The bias in the order in which it is read: query i and key j have entry j − i + n − 1 + MARGIN.
+    """The bias in the order in which it is read: query i and key j have entry j − i + origin(n).
 
     Clamps, buckets and the offset are dealt with here, once, in memory of O(n + m).
     """
@@ -96,7 +101,7 @@ def collect(
 
 
 def _columns(table: Tensor, *, n: int, m: int, offset: int, buckets: LogBuckets | None) -> Tensor:
-    distance = offset + n - 1 + MARGIN - torch.arange(spread_length(n=n, m=m), device=table.device)
+    distance = offset + origin(n) - torch.arange(spread_length(n=n, m=m), device=table.device)
     return table_entries(distance, reach=table.shape[1] // 2, buckets=buckets)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from ml_core.kernels.dpe_attention.backward_kernel import add_code
 from ml_core.kernels.dpe_attention.kernel import fetch_code
+from ml_core.kernels.dpe_attention.positions import MARGIN, origin, spread_length
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -45,6 +46,15 @@ def place_of(x, *, falling, width):
     """The address that bias_tile computes for entry x of a thread's first register, in a table of `width` entries."""
     low = x - 1 if falling else x
     return 4 * (low + (low & 1) * (width + 1))
+
+
+def test_a_spread_table_begins_at_even_entries_for_every_number_of_queries():
+    for n in range(1, 300):
+        assert origin(n) % 2 == 0
+        assert spread_length(n=n, m=77) % 2 == 0
+        # the outermost distances, and the margin that a kernel's last tiles read
+        assert origin(n) - (n - 1) >= MARGIN
+        assert spread_length(n=n, m=77) - origin(n) - 77 >= MARGIN
 
 
 @pytest.mark.parametrize("columns", [32, 64, 128])
