@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from ml_core.errors import InputError
 from ml_core.kernels.dpe_attention import op
+from ml_core.kernels.dpe_attention.positions import LogBuckets
 
 
 @runtime_checkable
@@ -64,27 +65,42 @@ class KVCache:
 
 
 class DPE(nn.Module):
-    """The learned bias by distance: `table` (h, 2·max_n − 1), entry i − j + max_n − 1 for query i and key j."""
+    """The learned bias by distance: `table` (h, 2·max_n − 1), entry i − j + max_n − 1 for query i and key j.
 
-    def __init__(self, h: int, max_n: int) -> None:
+    Distances beyond the table are clamped to it, or share entries as `buckets` says. Several layers may share one DPE.
+    """
+
+    def __init__(self, h: int, max_n: int, *, buckets: LogBuckets | None = None) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.zeros(h, 2 * max_n - 1))
+        self.buckets = buckets
 
 
 class DPEAttention(nn.Module):
     """Multi-head self-attention whose only notion of position is the DPE table."""
 
     def __init__(
-        self, d: int, h: int, max_n: int, *, causal: bool = False, bias: bool = True, backend: op.Backend = "auto"
+        self,
+        d: int,
+        h: int,
+        max_n: int,
+        *,
+        causal: bool = False,
+        bias: bool = True,
+        backend: op.Backend = "auto",
+        dpe: DPE | None = None,
     ) -> None:
+        """dpe: another layer's, to share its table; `max_n` is of no matter then."""
         super().__init__()
         _check_heads(d, h=h)
+        if dpe is not None and dpe.table.shape[0] != h:
+            raise InputError(f"dpe: a table of {dpe.table.shape[0]} heads does not fit {h}")
         self.h, self.causal, self.backend = h, causal, backend
         self.q_proj = nn.Linear(d, d, bias=bias)
         self.k_proj = nn.Linear(d, d, bias=bias)
         self.v_proj = nn.Linear(d, d, bias=bias)
         self.out_proj = nn.Linear(d, d, bias=bias)
-        self.dpe = DPE(h, max_n)
+        self.dpe = DPE(h, max_n) if dpe is None else dpe
 
     def forward(
         self,
@@ -108,6 +124,7 @@ class DPEAttention(nn.Module):
             causal=self.causal,
             key_mask=key_mask,
             segment_ids=segment_ids,
+            buckets=self.dpe.buckets,
             offset=offset,
             backend=self.backend,
         )
@@ -186,10 +203,11 @@ class Block(nn.Module):
         d_context: int | None = None,
         bias: bool = True,
         backend: op.Backend = "auto",
+        dpe: DPE | None = None,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(d)
-        self.attn = DPEAttention(d, h, max_n, causal=causal, bias=bias, backend=backend)
+        self.attn = DPEAttention(d, h, max_n, causal=causal, bias=bias, backend=backend, dpe=dpe)
         if d_context is not None:
             self.norm_cross = nn.LayerNorm(d)
             self.cross = CrossAttention(d, h, d_context=d_context, bias=bias)

@@ -153,6 +153,7 @@ class OwnFused(FusedBlock):
             causal=attn.causal,
             key_mask=key_mask,
             segment_ids=segment_ids,
+            buckets=attn.dpe.buckets,
             offset=offset,
             backend=attn.backend,
         )

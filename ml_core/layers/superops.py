@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from ml_core.errors import InputError
 from ml_core.kernels.dpe_attention import op as dpe
+from ml_core.kernels.dpe_attention.positions import LogBuckets
 from ml_core.kernels.norm_mlp import op as mlp
 from ml_core.kernels.norm_mlp.naive import Activation
 from ml_core.kernels.norm_qkv import op as qkv
@@ -124,6 +125,7 @@ class Attention(nn.Module):
         causal: bool = False,
         key_mask: Bool[Tensor, "b m"] | None = None,
         segment_ids: Int[Tensor, "b m"] | None = None,
+        buckets: LogBuckets | None = None,
         offset: int = 0,
         backend: dpe.Backend = "auto",
         path: str = "auto",
@@ -137,6 +139,7 @@ class Attention(nn.Module):
             causal=causal,
             key_mask=key_mask,
             segment_ids=segment_ids,
+            buckets=buckets,
             offset=offset,
             scale=self.scale,
             backend=backend,

@@ -150,6 +150,6 @@ def first_token(block: Block, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]
     heads = (attn.h, -1)
     q = attn.q_proj(y[:, :1]).unflatten(-1, heads).transpose(1, 2)
     k, v = (z.unflatten(-1, heads).transpose(1, 2) for z in project_all(y, attn.k_proj, attn.v_proj))
-    out = op.dpe_attention(q, k, v, attn.dpe.table, backend=attn.backend)
+    out = op.dpe_attention(q, k, v, attn.dpe.table, buckets=attn.dpe.buckets, backend=attn.backend)
     z = x[:, 0] + attn.out_proj(out.transpose(1, 2).flatten(1))
     return z + block.mlp(block.norm2(z))

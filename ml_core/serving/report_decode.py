@@ -44,6 +44,8 @@ class PlanDecoder:
         for block in student.decoder:
             if not isinstance(block, Block):
                 raise InputError(f"student: its decoder holds a {type(block).__name__}, whose step is not known here")
+            if block.attn.dpe.buckets is not None:
+                raise InputError("student: its decoder's distances are bucketed, and the step reads them one by one")
         self.student, self.device, self.every, self.compiled = student, torch.device(device), every, compiled
         # the class token, the patches, and each finding's context
         self.m = 1 + student.encoder.patch_embed.num_patches + len(FINDINGS)

@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 from ml_core.errors import InputError
-from ml_core.layers.blocks import Block, CrossAttention, DPEAttention, KVCache, project_all
+from ml_core.kernels.dpe_attention.op import dpe_attention
+from ml_core.kernels.dpe_attention.positions import LogBuckets
+from ml_core.layers.blocks import DPE, Block, CrossAttention, DPEAttention, KVCache, project_all
 from ml_core.quant import Quantizer
 from ml_core.quant.layers import QuantLinear
 
@@ -107,3 +109,30 @@ def test_projections_that_share_their_input_give_the_bits_that_each_gives_alone(
     x = torch.randn(3, 5, 64).transpose(0, 1)
     for layer, together in zip(layers, project_all(x, *layers), strict=True):
         assert torch.equal(together, layer(x))
+
+
+def test_layers_that_share_a_table_learn_one():
+    first = Block(8, 2, 16, max_n=5)
+    second = Block(8, 2, 16, max_n=5, dpe=first.attn.dpe)
+    x = torch.randn(1, 5, 8)
+    second(first(x)).sum().backward()
+    both = first.attn.dpe.table.grad.clone()
+    first.attn.dpe.table.grad = None
+    second(first(x).detach()).sum().backward()
+    assert second.attn.dpe.table.grad is first.attn.dpe.table.grad
+    assert not torch.equal(both, second.attn.dpe.table.grad)
+    with pytest.raises(InputError, match="4 heads does not fit 2"):
+        DPEAttention(8, 2, 5, dpe=DPE(4, 5))
+
+
+def test_buckets_let_far_distances_share_a_bias():
+    torch.manual_seed(0)
+    dpe = DPE(2, 6, buckets=LogBuckets(exact=2, far=16))
+    torch.nn.init.normal_(dpe.table)
+    made = DPEAttention(8, 2, 6, dpe=dpe)
+    x = torch.randn(1, 30, 8)
+    q, k, v = (p(x).unflatten(-1, (2, 4)).transpose(1, 2) for p in (made.q_proj, made.k_proj, made.v_proj))
+    seen = dpe_attention(q, k, v, dpe.table, buckets=dpe.buckets, backend="naive")
+    assert torch.allclose(made(x), made.out_proj(seen.transpose(1, 2).flatten(2)), atol=1e-6)
+    clamped = made.out_proj(dpe_attention(q, k, v, dpe.table, backend="naive").transpose(1, 2).flatten(2))
+    assert not torch.allclose(made(x), clamped, atol=1e-3)
