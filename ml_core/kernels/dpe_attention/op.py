@@ -94,16 +94,25 @@ def dpe_attention_sums(
 def choose(
     q: Float[Tensor, "b h n k"], k: Float[Tensor, "b h m k"], v: Float[Tensor, "b h m k"], table: Float[Tensor, "h t"]
 ) -> Literal["naive", "sdpa", "blockwise", "triton"]:
-    """The backend of "auto": on CUDA "triton", which has no float64. On the CPU "blockwise" from WRITTEN_OUT scores on.
-
-    Below that "naive" where gradients are wanted, else "sdpa" (1.4 × as fast, docs/log.md, 2026-11-25).
-    """
-    if q.device.type == "cuda":
-        return "triton" if q.dtype in _TRITON_DTYPES else "blockwise"
-    if q.shape[2] * k.shape[2] >= WRITTEN_OUT:
-        return "blockwise"
+    """The backend of "auto"; see `rule`."""
     wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, table))
-    return "naive" if wanted else "sdpa"
+    return rule(q.device.type, q.dtype, scores=q.shape[2] * k.shape[2], gradients=wanted)
+
+
+def rule(
+    device: str, dtype: torch.dtype, *, scores: int, gradients: bool
+) -> Literal["naive", "sdpa", "blockwise", "triton"]:
+    """Which backend runs; scores: queries times keys.
+
+    On CUDA "triton" in half precision. In fp32 it has no matrix unit, so there as on the CPU scores are written out
+    while they are few: "naive" where gradients are wanted, else "sdpa" (1.4 × as fast, docs/log.md, 2026-11-25).
+    From WRITTEN_OUT scores on "triton" on CUDA, "blockwise" on the CPU and in float64.
+    """
+    if device == "cuda" and dtype in (torch.float16, torch.bfloat16):
+        return "triton"
+    if scores >= WRITTEN_OUT:
+        return "triton" if device == "cuda" and dtype in _TRITON_DTYPES else "blockwise"
+    return "naive" if gradients else "sdpa"
 
 
 def _sdpa(

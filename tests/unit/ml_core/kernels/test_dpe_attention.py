@@ -5,7 +5,7 @@ import torch
 
 from ml_core.errors import InputError
 from ml_core.kernels.dpe_attention import naive
-from ml_core.kernels.dpe_attention.op import choose, dpe_attention, dpe_attention_sums
+from ml_core.kernels.dpe_attention.op import WRITTEN_OUT, choose, dpe_attention, dpe_attention_sums, rule
 from ml_core.kernels.dpe_attention.positions import Band, LogBuckets, table_entries
 
 
@@ -134,6 +134,22 @@ def test_auto_writes_scores_out_where_they_are_few_and_goes_by_blocks_where_they
     assert choose(q.requires_grad_(), k, v, table) == "naive"
     long = torch.zeros(1, 1, 1, 2).expand(1, 1, 1024, 2)
     assert choose(long, long, long, table) == "blockwise"
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "scores", "gradients", "backend"),
+    [
+        ("cuda", torch.bfloat16, 1, True, "triton"),
+        ("cuda", torch.float32, 100, True, "naive"),
+        ("cuda", torch.float32, 100, False, "sdpa"),
+        ("cuda", torch.float32, WRITTEN_OUT, False, "triton"),
+        ("cuda", torch.float64, WRITTEN_OUT, False, "blockwise"),
+        ("cpu", torch.bfloat16, 100, False, "sdpa"),
+        ("cpu", torch.float32, WRITTEN_OUT, True, "blockwise"),
+    ],
+)
+def test_the_rule_of_auto(device, dtype, scores, gradients, backend):
+    assert rule(device, dtype, scores=scores, gradients=gradients) == backend
 
 
 @pytest.mark.parametrize("backend", ["naive", "sdpa"])
