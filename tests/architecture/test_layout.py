@@ -1,6 +1,7 @@
 """The folder platform/ never shadows the standard library's module, and nothing invites it to."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,20 @@ def test_there_is_no_init_where_it_would_break_imports():
         and not name.startswith("platform/config/")
     ]
     assert bad == []
+
+
+def test_triton_is_imported_in_the_files_of_kernels_alone():
+    importing = subprocess.run(
+        ["git", "grep", "-lE", r"^\s*(import|from) triton", "--", "ml_core", "apps", "platform"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert "ml_core/kernels/dpe_attention/kernel.py" in importing
+    # docs/adr/0009: one more file where a backward pass has kernels of its own
+    allowed = re.compile(r"ml_core/kernels/\w+/(backward_)?kernel\.py")
+    assert [name for name in importing if not allowed.fullmatch(name)] == []
 
 
 def test_product_code_does_not_know_the_development_data():

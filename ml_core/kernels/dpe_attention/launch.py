@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from ml_core.errors import InputError
@@ -113,7 +112,7 @@ def forward(
     q, k, v = (_rows(x) for x in (q, k, v))
     copies = _copies(table, n=n, m=m, offset=masks.offset, buckets=buckets)
     bounds = _bounds(masks, rows=tiles.rows, columns=tiles.columns)
-    forward_kernel[(triton.cdiv(n, tiles.rows), b * h)](
+    forward_kernel[(_ceil(n, tiles.rows), b * h)](
         q, k, v, copies, *_ids(masks, like=q), _or(bounds, q), out, lse, n, m, h, masks.offset, copies.shape[2],
         origin(n), scale * LOG2E.value, *_strides(q, k, v, out),
         **_mask_options(masks, tiles=tiles), EVEN=n % tiles.rows == 0, AHEAD=tiles.ahead,
@@ -149,7 +148,7 @@ class _Backward:
         self.copies, self.lse, self.masks, self.scale, self.plan = copies, lse, masks, scale, plan
         self.b, self.h, self.n, self.size = q.shape
         self.m = k.shape[2]
-        self.padded = triton.cdiv(self.n, _PADDED) * _PADDED
+        self.padded = _ceil(self.n, _PADDED) * _PADDED
         self.rows = lse.new_empty(self.b, self.h, 2, self.padded)
         out = _rows(out)
         if lse.numel():
@@ -183,7 +182,7 @@ class _Backward:
         tiles = self.plan.keys
         bounds = _bounds(self.masks, rows=tiles.rows, columns=tiles.columns, of_keys=True)
         code, operands, _ = back.add_code(tiles.rows)
-        back.keys_kernel[(triton.cdiv(self.m, tiles.columns), self.b * self.h)](
+        back.keys_kernel[(_ceil(self.m, tiles.columns), self.b * self.h)](
             *self._inputs(), _or(bounds, self.q), self.do, self.rows, _or(dq, self.q), dk, dv, _or(copies, self.q),
             *self._sizes(), *_strides(self.q, self.k, self.v, self.do), **_mask_options(self.masks, tiles=tiles),
             EVEN=self.n % tiles.rows == 0, KEYS_EVEN=self.m % tiles.columns == 0,
@@ -194,7 +193,7 @@ class _Backward:
     def _queries(self, dq: Tensor) -> None:
         tiles = self.plan.queries
         bounds = _bounds(self.masks, rows=tiles.rows, columns=tiles.columns)
-        back.queries_kernel[(triton.cdiv(self.n, tiles.rows), self.b * self.h)](
+        back.queries_kernel[(_ceil(self.n, tiles.rows), self.b * self.h)](
             *self._inputs(), _or(bounds, self.q), self.do, self.rows, dq, *self._sizes(),
             *_strides(self.q, self.k, self.v, self.do), **_mask_options(self.masks, tiles=tiles),
             EVEN=self.n % tiles.rows == 0, **_head_options(self.size), **tile_options(tiles),
@@ -205,7 +204,7 @@ class _Backward:
         if tiles.rows != tiles.columns:
             raise InputError(f"plan: {tiles.rows} × {tiles.columns} tiles have no block diagonals")
         size = tiles.rows
-        count = triton.cdiv(self.n, size) + triton.cdiv(self.m, size) - 1
+        count = _ceil(self.n, size) + _ceil(self.m, size) - 1
         parts = max(1, min(self.b, _PROGRAMS // (count * self.h)))
         heads = max(1, min(self.h, TILE_BYTES // (parts * count * size * size * 4)))
         settings = _mask_options(masks, tiles=tiles) | tile_options(tiles) | _head_options(self.size)
@@ -226,7 +225,7 @@ class _Backward:
     def _add_sums(self, kept: Tensor, dbias: Tensor, *, parts: int, size: int) -> None:
         """Sum the tiles of dS along their diagonals, which each lie in two neighbouring blocks' tiles."""
         heads = dbias.shape[0]
-        rows, columns = triton.cdiv(self.n, size), triton.cdiv(self.m, size)
+        rows, columns = _ceil(self.n, size), _ceil(self.m, size)
         count = rows + columns - 1
         sums = kept.new_empty(heads, count, 2, size)
         back.sums_kernel[(count, heads)](kept, sums, count, PARTS=parts, B=size)
@@ -252,7 +251,7 @@ def _copies(table: Tensor, *, n: int, m: int, offset: int, buckets: LogBuckets |
     copies = torch.empty(table.shape[0], 2, length, dtype=torch.float32, device=table.device)
     clamped = buckets is None
     given = table if clamped else spread(table, n=n, m=m, offset=offset, buckets=buckets)
-    copies_kernel[(triton.cdiv(length, 1024), table.shape[0])](
+    copies_kernel[(_ceil(length, 1024), table.shape[0])](
         given.contiguous(), copies, given.shape[1], length, offset + origin(n), CLAMP=clamped, BLOCK=1024
     )
     return copies
@@ -276,7 +275,7 @@ def _bounds(masks: Masks, *, rows: int, columns: int, of_keys: bool = False) -> 
 
 
 def _extremes(ids: Tensor, *, size: int) -> tuple[Tensor, Tensor]:
-    blocks = triton.cdiv(ids.shape[1], size)
+    blocks = _ceil(ids.shape[1], size)
     padded = torch.nn.functional.pad(ids, (0, blocks * size - ids.shape[1]), value=MASKED)
     parts = padded.view(ids.shape[0], blocks, size)
     real = parts != MASKED
@@ -299,7 +298,7 @@ def _mask_options(masks: Masks, *, tiles: Tiles) -> dict[str, Any]:
 
 
 def _head_options(size: int) -> dict[str, int]:
-    return {"HEAD": size, "D": max(16, triton.next_power_of_2(size))}
+    return {"HEAD": size, "D": max(16, 1 << (size - 1).bit_length())}
 
 
 def tile_options(tiles: Tiles, *, falling: bool = False) -> dict[str, Any]:
@@ -313,6 +312,10 @@ def tile_options(tiles: Tiles, *, falling: bool = False) -> dict[str, Any]:
         "BM": tiles.rows, "BN": tiles.columns, "num_warps": tiles.warps, "num_stages": tiles.stages,
         "ASM": code if ptx else "", "OPERANDS": operands if ptx else "", "PACK": size if ptx else 0,
     }  # fmt: skip
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)
 
 
 def _rows(x: Tensor) -> Tensor:
