@@ -18,7 +18,7 @@ for part in $PARTS; do
   case $part in
     tests)
       timeout 400 python3 -m pytest -c /dev/null --rootdir=. --import-mode=importlib -p no:cacheprovider -W ignore -q -m gpu \
-        --confcutdir=tests/unit/ml_core/kernels tests/unit/ml_core/kernels > "$OUT/tests.log" 2>&1
+        --noconftest tests/unit/ml_core/kernels > "$OUT/tests.log" 2>&1
       echo "tests: exit $? after $SECONDS s; $(tail -1 "$OUT/tests.log")"
       timeout 300 python3 -m pytest -c /dev/null --rootdir=. --import-mode=importlib -p no:cacheprovider -W ignore -q -m gpu \
         --noconftest --ignore=tests/unit/ml_core/serving/test_report.py tests/unit/ml_core/serving tests/unit/ml_core/layers > "$OUT/tests_layers.log" 2>&1
