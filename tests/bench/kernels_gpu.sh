@@ -1,8 +1,8 @@
 #!/bin/bash
 # Every kernel's tests and benchmarks on a machine with a CUDA GPU. From the root, in this order, each with its own limit:
-#   bash tests/bench/kernels_gpu.sh FOLDER [tests superops graphs dpe segments decode report]
+#   [DATA=...] bash tests/bench/kernels_gpu.sh FOLDER [tests superops graphs dpe segments decode report long]
 # Leaves FOLDER/NAME.json and FOLDER/NAME.log (of the tests alone the log). A part that fails does not stop the others.
-# Needs torch, triton, transformers, timm, safetensors, jaxtyping, pytest.
+# long: with DATA, a folder of movie_reviews/ and cuad/ (the shared data's text). Needs torch, triton, transformers, timm, safetensors, jaxtyping, pytest.
 set -u
 OUT=$1; shift
 PARTS=${*:-"tests superops graphs dpe segments decode report"}
@@ -29,6 +29,9 @@ for part in $PARTS; do
     segments) bench segments 500 ;;
     decode) bench decode 300 --compiled ;;
     report) bench report 240 ;;
+    long)
+      timeout 500 python3 -m tests.bench.run long-documents --data "$DATA" --out "$OUT/long.json" > "$OUT/long.log" 2>&1
+      echo "long: exit $? after $SECONDS s" ;;
     *) echo "$part: no such part"; exit 2 ;;
   esac
 done
