@@ -100,7 +100,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def draw(results: Path, *, out: Path) -> list[Path]:
-    """One picture a result file: each case a row of points, one a system, on a logarithmic scale."""
+    """One picture a result file: of each case a bar a system, ours blue, and the goal as a line."""
     written = []
     for name in NAMES:
         path = results / f"{name}.json"
