@@ -1,6 +1,6 @@
 #!/bin/bash
 # Every kernel's tests and benchmarks on a machine with a CUDA GPU. From the root, in this order, each with its own limit:
-#   [DATA=...] bash tests/bench/kernels_gpu.sh FOLDER [tests superops graphs dpe segments decode report long]
+#   [DATA=...] bash tests/bench/kernels_gpu.sh FOLDER [sanitize tests superops graphs dpe ncu segments decode report long]
 # Leaves FOLDER/NAME.json and FOLDER/NAME.log (of the tests alone the log). A part that fails does not stop the others.
 # long: with DATA, a folder of movie_reviews/ and cuad/ (the shared data's text). Needs torch, triton, transformers, timm, safetensors, jaxtyping, pytest.
 set -u
@@ -29,6 +29,16 @@ for part in $PARTS; do
     segments) bench segments 500 ;;
     decode) bench decode 300 --compiled ;;
     report) bench report 240 ;;
+    sanitize)  # odd sizes: pairs that start at odd entries, last tiles, masks
+      timeout 300 compute-sanitizer --tool memcheck --log-file "$OUT/sanitize.log" python3 -m tests.bench.run dpe-profile \
+        --tokens 64 200 257 --heads 2 --ordered > "$OUT/sanitize.out" 2>&1
+      echo "sanitize: exit $? after $SECONDS s; $(tail -1 "$OUT/sanitize.log")" ;;
+    ncu)
+      timeout 300 ncu --clock-control none -k 'regex:forward_kernel|keys_kernel|queries_kernel|diagonals_kernel' -c 6 \
+        --section SpeedOfLight --section ComputeWorkloadAnalysis --section MemoryWorkloadAnalysis --section Occupancy \
+        --section SchedulerStats --section WarpStateStats --section LaunchStats \
+        python3 -m tests.bench.run dpe-profile --ordered > "$OUT/ncu.txt" 2>&1
+      echo "ncu: exit $? after $SECONDS s" ;;
     long)
       timeout 500 python3 -m tests.bench.run long-documents --data "$DATA" --out "$OUT/long.json" > "$OUT/long.log" 2>&1
       echo "long: exit $? after $SECONDS s" ;;
