@@ -57,8 +57,7 @@ KEYS = (
     Tiles(32, 64, 4, 3),
     Tiles(128, 64, 4, 1),
 )
-
-
+_SQUARE = Tiles(64, 64, 4, 2)  # block diagonals want square tiles
 _PREFERRED = {"forward": FORWARD[0], "keys": KEYS[0]}
 
 
@@ -81,12 +80,12 @@ def forward_tiles(q: Tensor) -> Tiles:
 def backward_plan(q: Tensor, *, deterministic: bool) -> Plan:
     """The backward pass's plan, by rule."""
     if interpreted():
-        tiles = Tiles(64, 64, 4, 1, ptx=False)
+        keys = square = Tiles(64, 64, 4, 1, ptx=False)
     elif q.dtype == torch.float32:
-        tiles = Tiles(32, 32, 4, 1, ptx=False)
+        keys = square = Tiles(32, 32, 4, 1, ptx=False)
     else:
-        tiles = _fitting(_PREFERRED["keys"], q)
-    return Plan(ordered=deterministic, keys=tiles, queries=tiles, diagonals=tiles)
+        keys, square = _fitting(_PREFERRED["keys"], q), _fitting(_SQUARE, q)
+    return Plan(ordered=deterministic, keys=keys, queries=square, diagonals=square)
 
 
 def _fitting(tiles: Tiles, q: Tensor) -> Tiles:
