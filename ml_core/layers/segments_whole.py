@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from ml_core.kernels.dpe_attention.op import dpe_attention_sums
+from ml_core.kernels.dpe_attention.op import dpe_attention, dpe_attention_prefixed, dpe_attention_sums
 from ml_core.kernels.dpe_attention.positions import Band
 
 
@@ -27,12 +27,14 @@ def segmented_attention(
     causal: bool,
     key_mask: Bool[Tensor, "b n"] | None = None,
 ) -> Float[Tensor, "b h n k"]:
-    """What SegmentedAttention computes between its projections; see there for the arguments."""
+    """What SegmentedAttention computes between its projections; see there for the arguments.
+
+    On CUDA in half precision, where no gradients are wanted, it is one kernel.
+    """
     band = Band(segment=segment, before=neighbours, after=0 if causal else neighbours)
-    near, near_sums = dpe_attention_sums(q, k, v, table, causal=causal, key_mask=key_mask, band=band)
     count = -(-q.shape[2] // segment)
     if count <= neighbours + 1:  # everything is near
-        return near
+        return dpe_attention(q, k, v, table, causal=causal, key_mask=key_mask, band=band)
     whole = count * segment - q.shape[2]
     # segments as an axis of their own; what is added at the end is masked, and dropped again
     parts = [functional.pad(x, (0, 0, 0, whole)).unflatten(2, (count, segment)) for x in (q, k, v)]
@@ -43,11 +45,25 @@ def segmented_attention(
     values = torch.cat([v[:, :, :sinks], summary_v], dim=2)
     bias, seen = _far_bias(sink_bias, far_bias, count=count, neighbours=neighbours, sinks=sinks, causal=causal)
     there = torch.cat([real[:, :sinks], mask.any(2)], dim=1)
-    far, far_sums = _far(parts[0], keys, values, bias=bias, visible=seen & there[:, None])
+    visible = seen & there[:, None]
+    if one_kernel(q, table, segment=segment):
+        shown = bias.float()[None].masked_fill(~visible[:, None], -torch.inf)
+        return dpe_attention_prefixed(
+            q, k, v, table, prefix=(keys, values, shown), band=band, causal=causal, key_mask=key_mask
+        )  # fmt: skip
+    near, near_sums = dpe_attention_sums(q, k, v, table, causal=causal, key_mask=key_mask, band=band)
+    far, far_sums = _far(parts[0], keys, values, bias=bias, visible=visible)
     far, far_sums = (x.flatten(2, 3)[:, :, : q.shape[2]] for x in (far, far_sums))
     # two logarithms of sums make each part's share; a row that sees nothing near and nothing far keeps zeros
     share = (near_sums.to(far_sums.dtype) - far_sums).nan_to_num(0.0, torch.inf, -torch.inf).sigmoid()[..., None]
     return (near * share + far * (1 - share)).to(q.dtype)
+
+
+def one_kernel(q: Float[Tensor, "b h n k"], table: Float[Tensor, "h t"], *, segment: int) -> bool:
+    """Whether the prefixed kernel runs: on CUDA, in half precision, without gradients, in segments of whole tiles."""
+    if q.device.type != "cuda" or q.dtype not in (torch.float16, torch.bfloat16) or segment % 128:
+        return False
+    return not torch.is_grad_enabled() or not (q.requires_grad or table.requires_grad)
 
 
 def summaries(

@@ -172,40 +172,48 @@ def raw_scores(
 
 @triton.jit
 @no_type_check
-def forward_step(
-    j0, s, i, acc, top, total, v_ptr, vn, e_ptr, width, n, m, offset, scale, qid_ptr, kid_ptr,
-    MASK: tl.constexpr, CAUSAL: tl.constexpr, IDS: tl.constexpr, SEGMENT: tl.constexpr, BEFORE: tl.constexpr,
-    AFTER: tl.constexpr, HEAD: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, ASM: tl.constexpr,
-    OPERANDS: tl.constexpr, PACK: tl.constexpr,
-):  # fmt: skip
-    """A tile of raw scores more into running maximum, sum and weighted values (Milakov and Gimelshein 2018)."""
-    j = j0 + tl.arange(0, BN)
-    s = s * scale
-    s += bias_tile(e_ptr, j[None, :] - i[:, None], width, False, ASM, OPERANDS, PACK)
-    if MASK:
-        seen = visible_tile(i[:, None], j[None, :], n, m, offset, qid_ptr, kid_ptr, CAUSAL, IDS, SEGMENT, BEFORE, AFTER)
-        s = tl.where(seen, s, float("-inf"))
+def fold(s, v, acc, top, total, MASK: tl.constexpr):
+    """Scores s more into running maximum, sum and weighted values (Milakov and Gimelshein 2018); MASK: some are −∞."""
     new = tl.maximum(top, tl.max(s, 1))
     base = tl.where(new == float("-inf"), 0.0, new) if MASK else new
     p = tl.exp2(s - base[:, None])
     shrink = tl.exp2(top - base)
     total = total * shrink + tl.sum(p, 1)
-    v = rows_of(v_ptr, j, vn, m, HEAD, D, MASK)
     acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
     return acc, new, total
 
 
 @triton.jit
 @no_type_check
+def forward_step(
+    j0, s, i, acc, top, total, v_ptr, vn, e_ptr, width, n, m, offset, scale, qid_ptr, kid_ptr,
+    MASK: tl.constexpr, CAUSAL: tl.constexpr, IDS: tl.constexpr, SEGMENT: tl.constexpr, BEFORE: tl.constexpr,
+    AFTER: tl.constexpr, HEAD: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, ASM: tl.constexpr,
+    OPERANDS: tl.constexpr, PACK: tl.constexpr,
+):  # fmt: skip
+    """A tile of raw scores more: scale, bias, mask, values."""
+    j = j0 + tl.arange(0, BN)
+    s = s * scale
+    s += bias_tile(e_ptr, j[None, :] - i[:, None], width, False, ASM, OPERANDS, PACK)
+    if MASK:
+        seen = visible_tile(i[:, None], j[None, :], n, m, offset, qid_ptr, kid_ptr, CAUSAL, IDS, SEGMENT, BEFORE, AFTER)
+        s = tl.where(seen, s, float("-inf"))
+    v = rows_of(v_ptr, j, vn, m, HEAD, D, MASK)
+    return fold(s, v, acc, top, total, MASK)
+
+
+@triton.jit
+@no_type_check
 def forward_kernel(
-    q_ptr, k_ptr, v_ptr, e_ptr, qid_ptr, kid_ptr, bounds_ptr, o_ptr, lse_ptr, n, m, heads, offset, width, origin, scale,
+    q_ptr, k_ptr, v_ptr, e_ptr, qid_ptr, kid_ptr, bounds_ptr, pk_ptr, pv_ptr, pb_ptr, o_ptr, lse_ptr,
+    n, m, extra, heads, offset, width, origin, scale,
     qb, qh, qn, kb, kh, kn, vb, vh, vn, ob, oh, on,
     CAUSAL: tl.constexpr, IDS: tl.constexpr, SEGMENT: tl.constexpr, BEFORE: tl.constexpr, AFTER: tl.constexpr,
     ALL_MASKED: tl.constexpr, EVEN: tl.constexpr, HEAD: tl.constexpr, D: tl.constexpr, BM: tl.constexpr,
     BN: tl.constexpr, ASM: tl.constexpr, OPERANDS: tl.constexpr, PACK: tl.constexpr,
-    AHEAD: tl.constexpr,
+    AHEAD: tl.constexpr, PREFIX: tl.constexpr,
 ):  # fmt: skip
-    """A tile of query rows against all keys that it can see."""
+    """A tile of query rows against all keys that it can see; PREFIX: and `extra` keys with a bias by segment."""
     block = tl.program_id(0)
     if CAUSAL:
         block = tl.num_programs(0) - 1 - block  # those with the most keys first
@@ -226,6 +234,16 @@ def forward_kernel(
     top = tl.full((BM,), float("-inf"), tl.float32)
     total = tl.zeros((BM,), tl.float32)
     acc = tl.zeros((BM, D), tl.float32)
+    if PREFIX:
+        # the tile lies in one segment, whose bias on the extra keys is −∞ where they are not seen
+        head = tl.program_id(1).to(tl.int64)
+        pb_ptr += (head * tl.cdiv(n, SEGMENT) + block * BM // SEGMENT) * extra
+        for j0 in range(0, extra, BN):
+            j = j0 + tl.arange(0, BN)
+            s = raw_scores(j0, q, pk_ptr + head * extra * HEAD, HEAD, extra, True, HEAD, D, BN) * scale
+            s += tl.load(pb_ptr + j, mask=j < extra, other=float("-inf"))[None, :]
+            v = rows_of(pv_ptr + head * extra * HEAD, j, HEAD, extra, HEAD, D, True)
+            acc, top, total = fold(s, v, acc, top, total, True)
     if AHEAD:
         # the tile begun last is never used: it reads the last one once more
         final = tl.maximum(full - BN, lo)

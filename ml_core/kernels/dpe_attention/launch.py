@@ -97,8 +97,12 @@ def _fitting(tiles: Tiles, q: Tensor) -> Tiles:
 def forward(
     q: Tensor, k: Tensor, v: Tensor, table: Tensor, masks: Masks, *, scale: float,
     buckets: LogBuckets | None = None, tiles: Tiles | None = None,
+    prefix: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Output (b, h, n, k), laid out as (b, n, h, k), and the logarithm of each row's sum (b, h, n), fp32."""
+    """Output (b, h, n, k), laid out as (b, n, h, k), and the logarithm of each row's sum (b, h, n), fp32.
+
+    prefix: more keys and values (b, h, e, k), and the bias (b, h, c, e) of each segment's queries on them.
+    """
     b, h, n, size = q.shape
     m = k.shape[2]
     out = q.new_empty(b, n, h, size).transpose(1, 2)
@@ -109,13 +113,19 @@ def forward(
         return out.zero_(), lse.fill_(-torch.inf)
     tiles = tiles or forward_tiles(q)
     q, k, v = (_rows(x) for x in (q, k, v))
+    if prefix is not None and (not masks.segment or masks.segment % tiles.rows or masks.offset):
+        raise InputError(f"segment: tiles of {tiles.rows} rows do not lie in one segment of {masks.segment} each")
+    extra_k, extra_v, extra_bias = prefix or (q, q, q)
+    if prefix is not None:
+        extra_k, extra_v = extra_k.contiguous(), extra_v.contiguous()
+        extra_bias = (extra_bias.float() * LOG2E.value).contiguous()
     copies = _copies(table, n=n, m=m, offset=masks.offset, buckets=buckets)
     bounds = _bounds(masks, rows=tiles.rows, columns=tiles.columns)
     forward_kernel[(_ceil(n, tiles.rows), b * h)](
-        q, k, v, copies, *_ids(masks, like=q), _or(bounds, q), out, lse, n, m, h, masks.offset, copies.shape[2],
-        origin(n), scale * LOG2E.value, *_strides(q, k, v, out),
-        **_mask_options(masks, tiles=tiles), EVEN=n % tiles.rows == 0, AHEAD=tiles.ahead,
-        **_head_options(size), **tile_options(tiles),
+        q, k, v, copies, *_ids(masks, like=q), _or(bounds, q), extra_k, extra_v, extra_bias, out, lse,
+        n, m, extra_k.shape[2], h, masks.offset, copies.shape[2], origin(n), scale * LOG2E.value,
+        *_strides(q, k, v, out), **_mask_options(masks, tiles=tiles), EVEN=n % tiles.rows == 0, AHEAD=tiles.ahead,
+        PREFIX=prefix is not None, **_head_options(size), **tile_options(tiles),
     )  # fmt: skip
     return out, lse
 

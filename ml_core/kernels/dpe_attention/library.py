@@ -43,6 +43,36 @@ def dpe_forward(
     raise InputError(f"backend: {backend!r} is neither triton nor blockwise")
 
 
+@torch.library.custom_op("assay::dpe_prefixed", mutates_args=())
+def dpe_prefixed(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    table: Tensor,
+    prefix_k: Tensor,
+    prefix_v: Tensor,
+    prefix_bias: Tensor,
+    q_ids: Tensor | None,
+    k_ids: Tensor | None,
+    causal: bool,
+    segment: int,
+    before: int,
+    after: int,
+    scale: float,
+) -> Tensor:
+    """Output of Triton's kernel on a band of keys and on more keys with a bias by segment. Inference only."""
+    from ml_core.kernels.dpe_attention import launch
+
+    masks = Masks(causal, q_ids, k_ids, segment, before, after)
+    return launch.forward(q, k, v, table, masks, scale=scale, prefix=(prefix_k, prefix_v, prefix_bias))[0]
+
+
+@dpe_prefixed.register_fake
+def _(q: Tensor, *_: Any) -> Tensor:
+    b, h, n, size = q.shape
+    return q.new_empty(b, n, h, size).transpose(1, 2)
+
+
 @torch.library.custom_op("assay::dpe_backward", mutates_args=())
 def dpe_backward(
     q: Tensor,

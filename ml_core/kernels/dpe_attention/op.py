@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from ml_core.errors import InputError
 from ml_core.kernels.dpe_attention import naive
-from ml_core.kernels.dpe_attention.library import dpe_forward
+from ml_core.kernels.dpe_attention.library import dpe_forward, dpe_prefixed
 from ml_core.kernels.dpe_attention.positions import MASKED, Band, LogBuckets, visibility
 
 Backend = Literal["auto", "naive", "sdpa", "blockwise", "triton"]
@@ -88,6 +88,43 @@ def dpe_attention_sums(
     return _fused(
         q, k, v, table, causal=causal, key_mask=key_mask, segment_ids=segment_ids, band=band, buckets=buckets,
         offset=offset, scale=scale, backend=chosen, deterministic=deterministic,
+    )  # fmt: skip
+
+
+def dpe_attention_prefixed(
+    q: Float[Tensor, "b h n k"],
+    k: Float[Tensor, "b h m k"],
+    v: Float[Tensor, "b h m k"],
+    table: Float[Tensor, "h t"],
+    *,
+    prefix: tuple[Float[Tensor, "b h e k"], Float[Tensor, "b h e k"], Float[Tensor, "b h c e"]],
+    band: Band,
+    causal: bool = False,
+    key_mask: Bool[Tensor, "b m"] | None = None,
+) -> Float[Tensor, "b h n k"]:
+    """dpe_attention within a band, and on e more keys and values that all queries of a segment see with one bias (−∞:
+    not at all). By Triton, without gradients; layers.segments_whole has the same with them.
+
+    Raises InputError naming a wrong argument, or where it cannot run.
+    """
+    _check(q, k=k, v=v, table=table, key_mask=key_mask, segment_ids=None, offset=0)
+    _check_positions(table, band=band, buckets=None, offset=0)
+    _check_fused(q, k=k, v=v, table=table, backend="triton")
+    b, h, _, size = q.shape
+    more, count = prefix[0].shape[2], -(-q.shape[2] // band.segment)
+    for name, each, wanted in (
+        ("prefix keys", prefix[0], (b, h, more, size)),
+        ("prefix values", prefix[1], (b, h, more, size)),
+        ("prefix bias", prefix[2], (b, h, count, more)),
+    ):
+        if tuple(each.shape) != wanted or each.device != q.device:
+            raise InputError(f"{name}: expected {wanted} on {q.device}, got {tuple(each.shape)} on {each.device}")
+    if torch.is_grad_enabled() and any(each.requires_grad for each in (q, k, v, table, *prefix)):
+        raise InputError("prefix: this kernel has no gradients: use torch.no_grad(), or layers.segments_whole")
+    ids = _ids(q, m=k.shape[2], key_mask=key_mask, segment_ids=None, offset=0)
+    keys, values = (each.to(q.dtype) for each in prefix[:2])
+    return dpe_prefixed(
+        q, k, v, table, keys, values, prefix[2], *ids, causal, band.segment, band.before, band.after, size**-0.5
     )  # fmt: skip
 
 

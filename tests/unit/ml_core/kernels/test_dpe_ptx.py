@@ -124,10 +124,10 @@ COMPILE = """if True:
         options = launch.tile_options(tiles, falling=falling)
         warps, stages = options.pop("num_warps"), options.pop("num_stages")
         given = {"CAUSAL": True, "IDS": False, "SEGMENT": 0, "BEFORE": 0, "AFTER": 0, "HEAD": 64, "D": 64}
-        given |= {"ALL_MASKED": False, "EVEN": True, "AHEAD": tiles.ahead} | options | more
+        given |= {"ALL_MASKED": False, "EVEN": True, "AHEAD": tiles.ahead, "PREFIX": False} | options | more
         names = [each.name for each in fn.params]
         given = {name: value for name, value in given.items() if name in names}
-        low = {"q_ptr", "k_ptr", "v_ptr", "o_ptr", "do_ptr", "dk_ptr", "dv_ptr"}
+        low = {"q_ptr", "k_ptr", "v_ptr", "o_ptr", "do_ptr", "dk_ptr", "dv_ptr", "pk_ptr", "pv_ptr"}
         ints = {"qid_ptr", "kid_ptr", "bounds_ptr"}
         kind = lambda name: (
             "constexpr" if name in given else "*bf16" if name in low else "*i32" if name in ints
@@ -143,6 +143,8 @@ COMPILE = """if True:
     found = []
     for tiles in launch.FORWARD[:2]:
         found.append(("forward", tiles, compiled(kernel.forward_kernel, tiles, False)))
+    banded = {"PREFIX": True, "SEGMENT": 1024, "BEFORE": 1, "AFTER": 1, "CAUSAL": False}
+    found.append(("forward", tiles, compiled(kernel.forward_kernel, tiles, False, **banded)))
     for tiles in launch.KEYS[:2]:
         more = {"KEYS_EVEN": True, "DQ": True, "DT": True, **add(tiles)}
         found.append(("keys", tiles, compiled(back.keys_kernel, tiles, True, **more)))
@@ -164,7 +166,7 @@ def test_compiled_for_hopper_every_tile_of_ptx_lies_as_the_ptx_presumes(tmp_path
         [sys.executable, "-c", COMPILE], cwd=ROOT, env=environment, check=True, capture_output=True, text=True
     )
     compiled = json.loads(said.stdout)
-    assert [name for name, *_ in compiled] == ["forward", "forward", "keys", "keys", "queries", "diagonals"]
+    assert [name for name, *_ in compiled] == ["forward", "forward", "forward", "keys", "keys", "queries", "diagonals"]
     for name, tiles, ir, shared in compiled:
         rows, columns, warps, *_ = tiles
         height, width = (columns, rows) if name == "keys" else (rows, columns)

@@ -1,10 +1,16 @@
 """Segmented attention: what is seen is what the definition says, a stream is the whole, and little of it is kept."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from ml_core.errors import InputError
+from ml_core.kernels.dpe_attention.op import dpe_attention_prefixed
+from ml_core.kernels.dpe_attention.positions import Band
+from ml_core.layers import segments_whole
 from ml_core.layers.segments import SegmentedAttention, SegmentedBlock, StreamState, stream
+from ml_core.layers.segments_whole import segmented_attention
 
 D, H, SIZE = 12, 3, 4
 
@@ -139,3 +145,42 @@ def test_what_is_no_stream_is_refused():
         layer(causal=False).step(x, StreamState())
     with pytest.raises(InputError, match="layout"):
         layer(sinks=SIZE + 1)
+
+
+def heads_of(n, *, b=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    made = {name: draw(b, 2, n, 16) for name in ("q", "k", "v")}
+    return made | {
+        "table": draw(2, 4 * 64 - 1), "pool": draw(2, 16), "sink_bias": draw(2), "far_bias": draw(2, 33)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(("neighbours", "sinks", "n"), [(1, 3, 330), (0, 0, 256), (1, 70, 200)])
+def test_the_one_kernel_is_the_two_parts_joined(causal, neighbours, sinks, n, monkeypatch):
+    made = heads_of(n)
+    real = torch.ones(2, n, dtype=torch.bool)
+    real[1, n - 70 :] = False
+    given = {"segment": 64, "neighbours": neighbours, "sinks": sinks, "causal": causal, "key_mask": real}
+    with torch.no_grad():
+        wanted = segmented_attention(**{name: each.double() for name, each in made.items()}, **given)
+        monkeypatch.setattr(segments_whole, "one_kernel", lambda *_, **__: True)
+        got = segmented_attention(**made, **given)
+    off = (got.double() - wanted)[real[:, None].expand(-1, 2, -1)]
+    assert off.norm() / wanted.norm() < 1e-6
+
+
+def test_the_one_kernel_says_what_it_cannot_do():
+    made, band = heads_of(128, b=1), Band(segment=64)
+    prefix = (made["k"][:, :, :2], made["v"][:, :, :2], torch.zeros(1, 2, 2, 2))
+    call = partial(dpe_attention_prefixed, made["q"], made["k"], made["v"], made["table"])
+    assert call(prefix=prefix, band=band).shape == (1, 2, 128, 16)
+    with pytest.raises(InputError, match="prefix bias: expected"):
+        call(prefix=(*prefix[:2], torch.zeros(1, 2, 3, 2)), band=band)
+    with pytest.raises(InputError, match="segment: tiles of 64 rows"):
+        call(prefix=(*prefix[:2], torch.zeros(1, 2, 4, 2)), band=Band(segment=32))
+    made["q"].requires_grad_()
+    with pytest.raises(InputError, match="no gradients"):
+        call(prefix=prefix, band=band)
+    assert not segments_whole.one_kernel(made["q"], made["table"], segment=128)
