@@ -1,6 +1,7 @@
 """What `make test` runs: every test, then those that touch the database again on PostgreSQL, then what was skipped.
 
-The engine's tests, which need no database and no service, run beside all others, at a lower priority.
+The browser's tests come first and alone, since some measure times. The engine's, which need no database and no service,
+then run beside all others, at a lower priority.
 """
 
 import os
@@ -11,10 +12,11 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-ENGINE = "tests/unit/ml_core"
+ENGINE, BROWSER = "tests/unit/ml_core", "tests/e2e"
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from testkit import services  # noqa: E402 - the line above makes it importable when run by `make`
@@ -25,30 +27,48 @@ def main(paths: list[str]) -> int:
     if services.chromium_path() is None:
         _install_browser()
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="assay-test-") as folder:
-        reports = [Path(folder) / "main.xml"]
-        with services.redis_running() as redis_url:
-            env = os.environ | {"REDIS_URL": redis_url, "ASSAY_HOME": str(Path(folder) / "home")}
-            beside = None if paths else _Beside(Path(folder), env=_without_database(env))
-            words = paths or [f"--ignore={ENGINE}"]
-            status, closing = _pytest(words, env=_without_database(env), report=reports[0])
-            postgres = services.postgres_url()
-            if not paths and postgres:
-                print("\nOnce more on PostgreSQL: the tests that touch the database", flush=True)
-                reports.append(Path(folder) / "postgres.xml")
-                words = ["--database-only", f"--ignore={ENGINE}"]
-                again, _line = _pytest(words, env=env | {"DATABASE_URL": postgres}, report=reports[1])
-                status = max(status, again)
-            if beside is not None:
-                other, line = beside.wait()
-                status, closing = max(status, other), joined([closing, line], seconds=time.monotonic() - started)
-                reports.append(beside.report)
-        _print_skips(reports, postgres=postgres or "")
+    with tempfile.TemporaryDirectory(prefix="assay-test-") as folder, services.redis_running() as redis_url:
+        env = os.environ | {"REDIS_URL": redis_url, "ASSAY_HOME": str(Path(folder) / "home")}
+        postgres = services.postgres_url()
+        runs = (
+            _some(paths, env=env, folder=Path(folder)) if paths else _all(env, folder=Path(folder), postgres=postgres)
+        )
+        status = max(run.status for run in runs)
+        closing = joined([run.closing for run in runs if run.counts], seconds=time.monotonic() - started)
+        _print_skips([run.report for run in runs], postgres=postgres or "")
     if not paths and not postgres and os.environ.get("CI") == "1":
         print("CI needs PostgreSQL: set DATABASE_URL or start a server on 127.0.0.1:5432")
         status = max(status, 1)
     print(closing)
     return status
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """How a run of pytest ended; counts: whether its tests count in the closing line, which names each test once."""
+
+    status: int
+    closing: str
+    report: Path
+    counts: bool = True
+
+
+def _some(paths: list[str], *, env: dict[str, str], folder: Path) -> list[Run]:
+    return [_pytest(paths, env=_without_database(env), report=folder / "main.xml")]
+
+
+def _all(env: dict[str, str], *, folder: Path, postgres: str | None) -> list[Run]:
+    """Browser tests, some of which measure times, alone; then the engine's beside all others."""
+    sqlite = _without_database(env)
+    runs = [_pytest([BROWSER], env=sqlite, report=folder / "browser.xml")]
+    beside = _Beside(folder, env=sqlite)
+    runs.append(_pytest([f"--ignore={ENGINE}", f"--ignore={BROWSER}"], env=sqlite, report=folder / "main.xml"))
+    if postgres:
+        print("\nOnce more on PostgreSQL: the tests that touch the database", flush=True)
+        words = ["--database-only", f"--ignore={ENGINE}"]
+        again = _pytest(words, env=env | {"DATABASE_URL": postgres}, report=folder / "postgres.xml")
+        runs.append(replace(again, counts=False))
+    return [*runs, beside.wait()]
 
 
 def joined(closings: list[str], *, seconds: float) -> str:
@@ -76,18 +96,19 @@ class _Beside:
             preexec_fn=lambda: os.nice(10),
         )  # fmt: skip
 
-    def wait(self) -> tuple[int, str]:
-        """Show what they printed; their exit status and closing line."""
+    def wait(self) -> Run:
+        """Show what they printed, and how they ended."""
         status = self._process.wait()
         self._log.seek(0)
         lines = self._log.read().splitlines()
         self._log.close()
         print("\nBeside them: the engine's tests", *lines, sep="\n", flush=True)
-        return status, next((line for line in reversed(lines) if line.strip()), "")
+        closing = next((line for line in reversed(lines) if line.strip()), "")
+        return Run(status=status, closing=closing, report=self.report)
 
 
-def _pytest(words: list[str], *, env: dict[str, str], report: Path) -> tuple[int, str]:
-    """Run pytest, show its output as it comes, and return its exit status and closing line."""
+def _pytest(words: list[str], *, env: dict[str, str], report: Path) -> Run:
+    """Run pytest and show its output as it comes."""
     closing = ""
     with subprocess.Popen(
         _command(words, report=report), cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True
@@ -96,7 +117,7 @@ def _pytest(words: list[str], *, env: dict[str, str], report: Path) -> tuple[int
         for line in process.stdout:
             print(line, end="", flush=True)
             closing = line.strip() or closing
-    return process.returncode, closing
+    return Run(status=process.returncode, closing=closing, report=report)
 
 
 def _command(words: list[str], *, report: Path) -> list[str]:
