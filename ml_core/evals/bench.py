@@ -37,7 +37,7 @@ def meta(name: str, *, packages: tuple[str, ...] = ("torch", "numpy")) -> dict[s
             "load_1min": os.getloadavg()[0],
         },
         "versions": {"python": platform.python_version()} | {package: _version(package) for package in packages},
-        "command": " ".join(["python -m ml_core", *sys.argv[1:]]),
+        "command": _command(),
     }
 
 
@@ -68,6 +68,12 @@ def row(case: str, *, system: str, metric: str, unit: str, values: list[float]) 
         "high": ordered[-1 - edge],
         "n": len(ordered),
     }
+
+
+def _command() -> str:
+    """What repeats this run; scripts of the folder of benchmarks set argv[0] to their name."""
+    own = Path(sys.argv[0]).name in ("__main__.py", "ml_core", "pytest")
+    return " ".join(["python -m ml_core" if own else f"make bench NAME={Path(sys.argv[0]).stem}", *sys.argv[1:]])
 
 
 def _git() -> str:

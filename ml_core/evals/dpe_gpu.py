@@ -77,7 +77,7 @@ def _tune(inputs: tuple[Tensor, ...]) -> dict[str, list[str]]:
 
 
 def _gate(inputs: tuple[Tensor, ...]) -> None:
-    """Our kernels and FlexAttention against float64, forward and all gradients."""
+    """Our kernels against float64, forward and all gradients. Peers are taken at their word."""
     wanted = _results(inputs, lambda *x: naive.dpe_attention(*x), dtype=torch.float64)
     plain = _results(inputs, lambda *x: naive.dpe_attention(*x), dtype=torch.bfloat16)
     for system, call in (

@@ -60,7 +60,7 @@ class NormQKV(nn.Module):
         )
         if rotation is not None:
             cos, sin = (each.unsqueeze(1) for each in rotation)
-            q, k = _rotated(q, cos=cos, sin=sin), _rotated(k, cos=cos, sin=sin)
+            q, k = rotated(q, cos=cos, sin=sin), rotated(k, cos=cos, sin=sin)
         return q, k, v
 
 
@@ -245,6 +245,12 @@ def norm_view(module: nn.Module | None) -> Norm | None:
     raise InputError(f"norm: {type(module).__name__} is neither a LayerNorm over one axis nor a known RMSNorm")
 
 
+def rotated(x: Float[Tensor, "b h n k"], *, cos: Tensor, sin: Tensor) -> Float[Tensor, "b h n k"]:
+    """x turned by cosines and sines by position (Su et al. 2021, RoPE); its halves form the pairs."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
 # by name: others of the same look compute something else (Gemma's scales by 1 + weight)
 _RMS_NORMS = ("RMSNorm", "LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm")
 
@@ -267,8 +273,3 @@ def _active(module: nn.Module) -> bool:
         if name in module.__dict__:
             return module.training and module.__dict__[name] != 0
     return True
-
-
-def _rotated(x: Tensor, *, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin

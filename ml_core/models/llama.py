@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from ml_core.errors import ArtifactError, InputError
 from ml_core.kernels.gemv_int8 import op as gemv
+from ml_core.layers.superops import rotated
 
 Weights = Literal["dense", "int8"]
 Source = Callable[[str, tuple[int, ...]], Tensor]
@@ -229,7 +230,7 @@ class Llama:
     def _heads(self, qkv: Tensor, *, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         c = self.config
         y = qkv.unflatten(-1, (c.heads + 2 * c.kv_heads, c.head_size)).transpose(1, 2)
-        turned = _rotated(y[:, : c.heads + c.kv_heads], cos=cos, sin=sin)
+        turned = rotated(y[:, : c.heads + c.kv_heads], cos=cos, sin=sin)
         return turned[:, : c.heads], turned[:, c.heads :], y[:, c.heads + c.kv_heads :]
 
     def _rest(self, layer: _Layer, x: Tensor, context: Tensor) -> Tensor:
@@ -333,8 +334,3 @@ def _rope(given: Mapping[str, Any]) -> Rope:
         high=float(found.get("high_freq_factor", 4.0)),
         original=int(found.get("original_max_position_embeddings", 8192)),
     )
-
-
-def _rotated(x: Tensor, *, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
