@@ -2,7 +2,7 @@
 # Every kernel's tests and benchmarks on a machine with a CUDA GPU. From the root, in this order, each with its own limit:
 #   [DATA=...] bash tests/bench/kernels_gpu.sh FOLDER [sanitize tests superops graphs dpe ncu segments decode report long]
 # Leaves FOLDER/NAME.json and FOLDER/NAME.log (of the tests alone the log). A part that fails does not stop the others.
-# long: with DATA, a folder of movie_reviews/ and cuad/ (the shared data's text). Needs torch, triton, transformers, timm, safetensors, jaxtyping, pytest.
+# long: with DATA, a folder of movie_reviews/ and cuad/ (the shared data's text). Needs torch, triton, transformers, timm, safetensors, jaxtyping, beartype, pydicom, pytest.
 set -u
 OUT=$1; shift
 PARTS=${*:-"tests superops graphs dpe segments decode report"}
@@ -16,13 +16,19 @@ bench() {  # name, seconds, more arguments
 for part in $PARTS; do
   SECONDS=0
   case $part in
-    tests)
-      timeout 400 python3 -m pytest -c /dev/null --rootdir=. --import-mode=importlib -p no:cacheprovider -W ignore -q -m gpu \
-        --noconftest tests/unit/ml_core/kernels > "$OUT/tests.log" 2>&1
-      echo "tests: exit $? after $SECONDS s; $(tail -1 "$OUT/tests.log")"
-      timeout 300 python3 -m pytest -c /dev/null --rootdir=. --import-mode=importlib -p no:cacheprovider -W ignore -q -m gpu \
-        --noconftest tests/unit/ml_core/serving/test_{graphs,decode,report_decode}.py tests/unit/ml_core/layers/test_fuse.py > "$OUT/tests_layers.log" 2>&1
-      echo "tests of layers and serving: exit $? after $SECONDS s; $(tail -1 "$OUT/tests_layers.log")" ;;
+    tests)  # all that are marked for a GPU, in four groups beside each other
+      group() {  # name, seconds, files
+        local name=$1 limit=$2; shift 2
+        timeout "$limit" python3 -m pytest -c /dev/null --rootdir=. --import-mode=importlib -p no:cacheprovider -W ignore -q -m gpu \
+          --confcutdir=tests/unit/ml_core --continue-on-collection-errors "$@" > "$OUT/tests_$name.log" 2>&1
+        echo "tests of $name: exit $? after $SECONDS s; $(tail -1 "$OUT/tests_$name.log")"
+      }
+      U=tests/unit/ml_core
+      group attention 500 $U/kernels/test_dpe_*.py &
+      group kernels 300 $U/kernels/test_[!d]*.py $U/quant &
+      group serving 300 $U/serving/test_{graphs,decode,report_decode}.py $U/layers/test_fuse.py &
+      group training 300 $U/train/test_graphs.py $U/distill/test_compiled.py $U/distill/tasks/test_systems.py $U/distill/teachers/test_text.py &
+      wait ;;
     superops) bench superops 300 --measure "$OUT/measured.json" ;;
     graphs) bench graphs 120 ;;
     dpe) bench dpe 500 ;;

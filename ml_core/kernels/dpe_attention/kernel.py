@@ -90,12 +90,14 @@ def fetch_code(columns: int, *, falling: bool) -> tuple[str, str, int]:
 def bias_tile(e_ptr, x, width, FALLING: tl.constexpr, ASM: tl.constexpr, OPERANDS: tl.constexpr, PACK: tl.constexpr):
     """Entries x of a spread table; along a row of the tile x rises by one, or falls."""
     if PACK == 0:
-        return tl.load(e_ptr + x)
-    # the lower of two neighbours at an even place: in the table itself, or in its copy one entry later. e_ptr points to
-    # an even entry (positions.origin), so x says which
-    low = x - 1 if FALLING else x
-    place = (e_ptr + low + (low & 1) * (width + 1)).to(tl.int64)
-    return tl.inline_asm_elementwise(ASM, OPERANDS, [place], dtype=tl.float32, is_pure=True, pack=PACK)
+        bias = tl.load(e_ptr + x)
+    else:  # not after an early return: Triton compiles what follows one all the same, and divides by a pack of 0
+        # the lower of two neighbours at an even place: in the table itself, or in its copy one entry later. e_ptr
+        # points to an even entry (positions.origin), so x says which
+        low = x - 1 if FALLING else x
+        place = (e_ptr + low + (low & 1) * (width + 1)).to(tl.int64)
+        bias = tl.inline_asm_elementwise(ASM, OPERANDS, [place], dtype=tl.float32, is_pure=True, pack=PACK)
+    return bias
 
 
 @triton.jit

@@ -136,7 +136,12 @@ def _dot(
         inside = (at < d)[:, None] & (rows < m)[None, :]
         x = tl.load(x_ptr + rows[None, :] * stride + at[:, None], mask=inside, other=0.0)
         # levels of ±127 are exact in fp16 and bf16
-        total = tl.dot(w.to(x.dtype), x, total, input_precision="ieee")
+        if x.dtype == tl.float32:
+            # without a matrix unit a chain of d additions would round more than naive's, so each step has its own sum:
+            # taken away, since Triton turns an addition of a product back into a chain
+            total -= tl.dot(w.to(x.dtype), -x, input_precision="ieee")
+        else:
+            total = tl.dot(w.to(x.dtype), x, total)
     _store(tl.trans(total), scale_ptr, b_ptr, out_ptr, rows, columns, m, c, BIAS)
 
 

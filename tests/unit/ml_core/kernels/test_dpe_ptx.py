@@ -120,7 +120,7 @@ COMPILE = """if True:
     from triton.compiler import ASTSource
     from ml_core.kernels.dpe_attention import backward_kernel as back, kernel, launch
 
-    def compiled(fn, tiles, falling, **more):
+    def compiled(fn, tiles, falling, dtype="bf16", **more):
         options = launch.tile_options(tiles, falling=falling)
         warps, stages = options.pop("num_warps"), options.pop("num_stages")
         given = {"CAUSAL": True, "IDS": False, "SEGMENT": 0, "BEFORE": 0, "AFTER": 0, "HEAD": 64, "D": 64}
@@ -130,7 +130,7 @@ COMPILE = """if True:
         low = {"q_ptr", "k_ptr", "v_ptr", "o_ptr", "do_ptr", "dk_ptr", "dv_ptr", "pk_ptr", "pv_ptr"}
         ints = {"qid_ptr", "kid_ptr", "bounds_ptr"}
         kind = lambda name: (
-            "constexpr" if name in given else "*bf16" if name in low else "*i32" if name in ints
+            "constexpr" if name in given else f"*{dtype}" if name in low else "*i32" if name in ints
             else "*fp32" if name.endswith("_ptr") else "fp32" if name in ("scale", "factor") else "i32"
         )
         attrs = {(at,): [["tt.divisibility", 16]] for at, name in enumerate(names) if kind(name)[0] == "*"}
@@ -151,6 +151,14 @@ COMPILE = """if True:
     square = launch.Tiles(64, 64, 4, 2)
     found.append(("queries", square, compiled(back.queries_kernel, square, False)))
     found.append(("diagonals", square, compiled(back.diagonals_kernel, square, False, MASK=False, PARTS=1, B=64)))
+    for dtype, tiles in (("fp32", launch.Tiles(64, 32, 4, 2, ptx=False)), ("bf16", launch.Tiles(16, 64, 4, 3, ptx=False))):
+        compiled(kernel.forward_kernel, tiles, False, dtype)
+    for dtype in ("fp32", "bf16"):
+        plain = launch.Tiles(32, 32, 4, 1, ptx=False)
+        more = {"KEYS_EVEN": True, "DQ": True, "DT": True, "ADD": "", "ADD_OPERANDS": ""}
+        compiled(back.keys_kernel, plain, True, dtype, **more)
+        compiled(back.queries_kernel, plain, False, dtype)
+        compiled(back.diagonals_kernel, plain, False, dtype, MASK=False, PARTS=1, B=32)
     compiled(kernel.copies_kernel, square, False, CLAMP=True, BLOCK=1024)
     compiled(back.rows_kernel, square, False, WITH_LSE=True)
     compiled(back.sums_kernel, square, False, PARTS=1, B=64)
@@ -159,7 +167,7 @@ COMPILE = """if True:
 
 
 @pytest.mark.slow
-def test_compiled_for_hopper_every_tile_of_ptx_lies_as_the_ptx_presumes(tmp_path):
+def test_for_hopper_every_kernel_compiles_and_every_tile_of_ptx_lies_as_the_ptx_presumes(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
     said = subprocess.run(
