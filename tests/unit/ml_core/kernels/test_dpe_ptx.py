@@ -151,8 +151,8 @@ COMPILE = """if True:
     square = launch.Tiles(64, 64, 4, 2)
     found.append(("queries", square, compiled(back.queries_kernel, square, False)))
     found.append(("diagonals", square, compiled(back.diagonals_kernel, square, False, MASK=False, PARTS=1, B=64)))
-    for dtype, tiles in (("fp32", launch.Tiles(64, 32, 4, 2, ptx=False)), ("bf16", launch.Tiles(16, 64, 4, 3, ptx=False))):
-        compiled(kernel.forward_kernel, tiles, False, dtype)
+    compiled(kernel.forward_kernel, launch.Tiles(64, 32, 4, 2, ptx=False), False, "fp32")
+    compiled(kernel.forward_kernel, launch.Tiles(16, 64, 4, 3, ptx=False), False, "bf16")
     for dtype in ("fp32", "bf16"):
         plain = launch.Tiles(32, 32, 4, 1, ptx=False)
         more = {"KEYS_EVEN": True, "DQ": True, "DT": True, "ADD": "", "ADD_OPERANDS": ""}
