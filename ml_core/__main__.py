@@ -1,4 +1,4 @@
-"""Command line of the engine: python -m ml_core {train,distill,quantize,eval,bench,describe}, each with --json."""
+"""Command line: python -m ml_core {train,distill,quantize,eval,bench,measure,describe}, each with --json."""
 
 import argparse
 import contextlib
@@ -13,6 +13,7 @@ from typing import Any
 from ml_core.errors import EngineError, InputError, RunError
 
 EVALS = ("fraud", "report")
+TABLES = Path("var") / "cache" / "engines"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,8 +67,15 @@ def _parser() -> argparse.ArgumentParser:
     bench = _command(commands, "bench", _bench, f"run a benchmark: {', '.join(bench_names())}", add_help=False)
     bench.add_argument("name", choices=bench_names())
 
-    describe = _command(commands, "describe", _describe, "say what an artifact is, its digest verified")
+    describe = _command(commands, "describe", _describe, "say what an artifact is, and which engine serves it here")
     describe.add_argument("artifact", type=Path)
+    describe.add_argument("--tables", type=Path, default=TABLES, help=f"folder of measured tables ({TABLES})")
+
+    measure = _command(commands, "measure", _measure, "measure which engine serves an artifact fastest on this machine")
+    measure.add_argument("artifact", type=Path)
+    measure.add_argument("--tables", type=Path, default=TABLES, help=f"folder of measured tables ({TABLES})")
+    measure.add_argument("--rounds", type=int, default=7, help="how often every engine is timed for each shape")
+    measure.add_argument("--seconds", type=float, default=0.1, help="how long each time")
     return parser
 
 
@@ -141,11 +149,26 @@ def _describe(arguments: argparse.Namespace, rest: list[str]) -> tuple[int, dict
     from dataclasses import asdict
 
     from ml_core import artifacts
+    from ml_core.serving.engines.artifact import described as lines_of
 
     manifest = artifacts.read(arguments.artifact)
     described = asdict(artifacts.describe(arguments.artifact))
     files = {name: asdict(entry) for name, entry in manifest.files.items()}
-    return 0, described | {"config": manifest.config, "git_revision": manifest.git_revision, "files": files}
+    engines = {"engines": lines_of(arguments.artifact, tables_in=arguments.tables)}
+    return 0, described | {"config": manifest.config, "git_revision": manifest.git_revision, "files": files} | engines
+
+
+def _measure(arguments: argparse.Namespace, rest: list[str]) -> tuple[int, dict[str, Any]]:
+    from ml_core.config import to_mapping
+    from ml_core.serving.engines.artifact import measure_artifact
+    from ml_core.serving.engines.table import lines
+
+    if arguments.rounds < 1:
+        raise InputError(f"rounds: {arguments.rounds} is not at least 1")
+    table, path = measure_artifact(
+        arguments.artifact, into=arguments.tables, rounds=arguments.rounds, seconds=arguments.seconds
+    )
+    return 0, {"file": str(path), "engines": lines(table), "table": to_mapping(table)}
 
 
 def _module(name: str, *, prog: str, rest: list[str], **seams: Any) -> tuple[int, dict[str, Any]]:
@@ -178,6 +201,9 @@ def _readable(result: dict[str, Any]) -> str:
             for row in result["rows"]
         ]
         return "\n".join(lines)
+    if isinstance(result.get("engines"), list):
+        about = {name: value for name, value in result.items() if name not in ("engines", "table")}
+        return "\n".join([json.dumps(about, indent=1), *result["engines"]])
     return json.dumps(result, indent=1)
 
 

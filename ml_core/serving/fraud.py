@@ -35,6 +35,8 @@ from ml_core.data.replay import Events, Inputs, advance, hash_keys
 from ml_core.errors import ArtifactError, InputError
 from ml_core.models.fraud_student import FraudStudent, FraudStudentConfig
 from ml_core.quant import load_quantized
+from ml_core.serving.engines.programs import fraud_inputs, fraud_program
+from ml_core.serving.engines.served import served
 from ml_core.serving.fraud_reasons import explain
 
 CALL = 128  # the fewest ms a row on one core (docs/log.md, 2026-11-25): larger calls leave the cache
@@ -82,13 +84,17 @@ class FraudScorer:
     encoded behind the features of `probabilities`' inputs.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, tables: Path | None = None) -> None:
+        """`tables`: where `python -m ml_core measure` stored what this machine's engines take; torch without one."""
         manifest = artifacts.read(folder)
         if manifest.kind is not ModelKind.FRAUD:
             raise ArtifactError(f"{folder} holds a {manifest.kind} model, not a fraud model")
         self.digest = manifest.digest
         self.extras = extras_of(manifest.config)
         self.model = load_student(folder)
+        self.served = served(
+            fraud_program(self.model), digest=self.digest, folder=tables, threads=1, streams=os.cpu_count() or 1
+        )
         self._warm_up()
 
     def score(self, request: ScoreRequest) -> ScoreResult:
@@ -168,9 +174,9 @@ class FraudScorer:
         return scores
 
     def _call(self, inputs: Inputs, part: slice) -> npt.NDArray[np.float64]:
-        arrays = (inputs.features[part], inputs.card[part], inputs.terminal[part])
+        given = fraud_inputs(self.model, inputs, part)
         with torch.inference_mode():
-            logits = self.model(*(torch.from_numpy(array) for array in arrays))
+            logits = self.model(*given) if self.served is None else self.served({"b": len(given[0])}, *given)[0]
             return torch.sigmoid(self.model.calibrated(logits).double()).numpy()
 
     def _warm_up(self) -> None:

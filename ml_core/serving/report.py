@@ -25,6 +25,8 @@ from ml_core.models.cnn_teacher import presence_logit
 from ml_core.models.report_rules import Rules, plan_make, states_decide
 from ml_core.models.report_student import ReportStudent, ReportStudentConfig, Seen, Written
 from ml_core.quant import load_quantized
+from ml_core.serving.engines.programs import report_program, seen_of
+from ml_core.serving.engines.served import Served, served
 from ml_core.serving.report_decode import PlanDecoder
 
 TOKENIZER = "tokenizer.json"
@@ -42,8 +44,9 @@ class ReportDrafter:
     `decoder` is what writes on CUDA (graphs, serving.report_decode); None on the CPU, where decode_plan writes.
     """
 
-    def __init__(self, folder: Path | str, *, device: str | None = None) -> None:
-        """`device`: where it runs, the GPU where there is one by default.
+    def __init__(self, folder: Path | str, *, device: str | None = None, tables: Path | None = None) -> None:
+        """`device`: where it runs, the GPU where there is one by default. `tables`: where `python -m ml_core measure`
+        stored what this machine's engines take for an image; torch without one.
 
         Raises ArtifactError when the folder is no artifact of this kind or is damaged.
         """
@@ -60,6 +63,9 @@ class ReportDrafter:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.student = load_quantized(student, tensors).eval().to(self.device)
         self.decoder = _decoder(self.student, self.device)
+        self.served: Served | None = None
+        if self.device.type == "cpu":
+            self.served = served(report_program(self.student), digest=self.digest, folder=tables, threads=1)
 
     @classmethod
     def of(
@@ -71,6 +77,7 @@ class ReportDrafter:
         drafter.device = torch.device(device)
         drafter.student = student.eval().to(drafter.device)
         drafter.decoder = _decoder(drafter.student, drafter.device)
+        drafter.served = None
         return drafter
 
     def draft(self, request: DraftRequest) -> DraftResult:
@@ -101,7 +108,10 @@ class ReportDrafter:
     def _look(self, pictures: Sequence["_Picture"]) -> None:
         """One pass of the encoder over up to 16 images; each picture gets what was seen on it."""
         images = torch.from_numpy(np.stack([picture.film for picture in pictures if picture.film is not None]))
-        seen = self.student.forward_seen(images[:, None].to(self.device))
+        if self.served is None:
+            seen = self.student.forward_seen(images[:, None].to(self.device))
+        else:
+            seen = _stack([seen_of(self.served({"b": 1}, each[None, None])) for each in images])
         gates, presence, states, attention = (
             tensor.cpu()
             for tensor in (

@@ -1,0 +1,112 @@
+"""Whether an engine computes what the torch CPU path computes: the products, the outputs, and each row by itself.
+
+Two paths that differ by a float rounding round some activation to the neighbouring level now and then, and 24 layers
+later they differ by about half of what rounding activations to levels costs at all (docs/log.md). So the products are
+held to float rounding, at full scale, where an engine that saturates shows itself; and outputs are held to SHARE of
+the distance between the int8 path and the same weights without rounding of activations. An engine that multiplies
+floats is as far off as that whole distance, one that saturates farther.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ml_core.quant.layers import QuantLinear
+from ml_core.quant.scheme import LEVELS
+from ml_core.seed import torch_generator
+from ml_core.serving.engines.build import compiled, export_for
+from ml_core.serving.engines.forms import exact_weights
+from ml_core.serving.engines.interface import Compiled, Program, Sizes, System
+
+PRODUCTS = 1e-5  # relative RMS of one layer: float roundings of the epilogue, and of sums beyond 2^24
+SHARE = 0.75
+SEEDS = 4
+FLOAT = {"fp32": 1e-4, "bf16": 3e-2}  # relative RMS of a float model, as in evals.encoder_paths
+_FLOOR = 1e-5
+_ROWS = (1, 5, 64)
+
+
+def product_error(program: Program, *, system: System, threads: int) -> float:
+    """The worst relative RMS of one layer at full scale, over the program's distinct layers and several row counts."""
+    shapes = sorted({tuple(each.weight.shape) for each in program.module.modules() if isinstance(each, QuantLinear)})
+    full = Program(
+        module=_FullScale(shapes),
+        inputs=tuple(f"x{i}" for i, _ in enumerate(shapes)),
+        outputs=tuple(f"y{i}" for i, _ in enumerate(shapes)),
+        axes={f"x{i}": {0: "m"} for i, _ in enumerate(shapes)},
+        limits={"m": 4_096},
+        example=lambda sizes, seed: tuple(_full_scale(sizes["m"], inputs=i) for _, i in shapes),
+    )
+    model = export_for(full, system=system, sizes={"m": 4})
+    call = compiled(full, system=system, model=model, threads=threads)
+    worst = 0.0
+    for rows in _ROWS:
+        given = full.example({"m": rows}, 0)
+        with torch.no_grad():
+            wanted = full.module(*given)
+        worst = max(worst, *(relative(y, to=truth) for y, truth in zip(call(*given), wanted, strict=True)))
+    return worst
+
+
+def output_errors(program: Program, call: Compiled, *, reference: Compiled, sizes: Sizes) -> tuple[float, float]:
+    """How far the outputs are from the reference's, and how far they may be: SHARE of what rounding activations costs.
+
+    Both are relative RMS over SEEDS examples, and RMS over the outputs: an output of one number has none of its own.
+    """
+    module = exact_weights(program.module)
+    found, wanted, exact = [], [], []
+    for seed in range(SEEDS):
+        given = program.example(sizes, seed)
+        with torch.no_grad():
+            truth = module(*given)
+        exact.append(truth if isinstance(truth, tuple) else (truth,))
+        found.append(call(*given))
+        wanted.append(reference(*given))
+    error, noise = (_pooled(values, to=truth) for values, truth in ((found, wanted), (wanted, exact)))
+    return error, max(_FLOOR, SHARE * noise)
+
+
+def _pooled(values: Sequence[Sequence[Tensor]], *, to: Sequence[Sequence[Tensor]]) -> float:
+    """values, to: outputs by example."""
+    pairs = zip(zip(*values, strict=True), zip(*to, strict=True), strict=True)
+    errors = [relative(torch.cat(y), to=torch.cat(truth)) for y, truth in pairs]
+    return (sum(error**2 for error in errors) / len(errors)) ** 0.5
+
+
+def relative(value: Tensor, *, to: Tensor) -> float:
+    """RMS of the difference over RMS of `to`."""
+    wanted, found = to.double(), value.double()
+    return float((found - wanted).pow(2).sum().sqrt() / wanted.pow(2).sum().sqrt().clamp_min(1e-30))
+
+
+def rows_differ(call: Compiled, program: Program, *, axis: str, sizes: Sizes) -> bool:
+    """Whether any row of a batch comes out with other bits than alone."""
+    given = program.example(sizes, 0)
+    whole = call(*given)
+    for row in range(sizes[axis]):
+        alone = call(*(each[row : row + 1] for each in given))
+        if not all(torch.equal(one[0], many[row]) for one, many in zip(alone, whole, strict=True)):
+            return True
+    return False
+
+
+class _FullScale(nn.Module):
+    """Layers whose weights and inputs are at the ends of their range, most products of one sign."""
+
+    def __init__(self, shapes: Sequence[tuple[int, ...]]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList()
+        for o, i in shapes:
+            weight = torch.full((o, i), LEVELS, dtype=torch.int8)
+            weight[:, ::7] = -LEVELS
+            self.layers.append(QuantLinear(weight, torch.full((o,), 1e-3)))
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Each layer on its own input."""
+        return tuple(layer(x) for layer, x in zip(self.layers, inputs, strict=True))
+
+
+def _full_scale(rows: int, *, inputs: int) -> Tensor:
+    signs = torch.rand(rows, inputs, generator=torch_generator(0, "engines", "full scale", str(inputs))) > 0.1
+    return torch.where(signs, 1.0, -1.0)
