@@ -3,13 +3,15 @@
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.export import Dim
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from ml_core.errors import InputError
 from ml_core.serving.engines.forms import spelt
@@ -34,10 +36,8 @@ def onnx_bytes(program: Program, *, system: System, sizes: Sizes) -> bytes:
     module = _Positional(spelt(program.module, form=system.form)).eval()
     example = program.example(sizes, 0)
     with _quiet(), torch.no_grad():
-        exported = torch.export.export(module, example, dynamic_shapes=(shapes,), strict=False)
-        if system.engine == "onnxruntime":
-            table = {torch.ops.aten.scaled_dot_product_attention.default: _attention_of_runtime}
-            exported = exported.run_decompositions(table)
+        with _RuntimeAttention() if system.engine == "onnxruntime" else nullcontext():
+            exported = torch.export.export(module, example, dynamic_shapes=(shapes,), strict=False)
         made = torch.onnx.export(
             exported,
             input_names=list(program.inputs),
@@ -123,6 +123,15 @@ def _attention_written_out(op: Any) -> Callable[..., Any]:
         return op.MatMul(op.Softmax(scores, axis=-1), value)
 
     return translated
+
+
+class _RuntimeAttention(TorchFunctionMode):
+    """While a model is traced for ONNX Runtime: its attention in the place of torch's."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Every torch function comes by here."""
+        call = _attention_of_runtime if func is functional.scaled_dot_product_attention else func
+        return call(*args, **(kwargs or {}))
 
 
 def _attention_of_runtime(

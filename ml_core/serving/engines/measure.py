@@ -34,7 +34,8 @@ def measure(
     """The table, and the graphs that it names, by file.
 
     shapes: sizes of the axes that vary. together: see table.Table; a system whose rows depend on their batch is refused
-    then. check: what else an artifact asks of an engine. peers: timed in the same rounds, and never chosen. rounds, seconds: each round times every system for so long.
+    then. check: what else an artifact asks of an engine. peers: timed in the same rounds, and never chosen. rounds,
+    seconds: each round times every system for so long.
     """
     machine = this_machine(threads=threads)
     reference = compiled(program, system=REFERENCE, model=b"", threads=threads)

@@ -1,10 +1,10 @@
 """Whether an engine computes what the torch CPU path computes: the products, the outputs, and each row by itself.
 
-Two paths that differ by a float rounding round some activation to the neighbouring level now and then, and 24 layers
-later they differ by about half of what rounding activations to levels costs at all (docs/log.md). So the products are
-held to float rounding, at full scale, where an engine that saturates shows itself; and outputs are held to SHARE of
-the distance between the int8 path and the same weights without rounding of activations. An engine that multiplies
-floats is as far off as that whole distance, one that saturates farther.
+Products are held to float rounding, on inputs near full scale, where an engine that saturates shows itself, and
+between two levels, where one that does not round to levels does. Outputs cannot be: two right paths differ by float
+roundings, which now and then move an activation to the neighbouring level, and some layers later this is nearly as much
+as rounding to levels costs at all (docs/log.md). So outputs may be as far apart as two int8 paths whose roundings have
+nothing in common: √2 times the distance between the int8 path and the same weights without rounding of activations.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from ml_core.serving.engines.forms import exact_weights
 from ml_core.serving.engines.interface import Compiled, Program, Sizes, System
 
 PRODUCTS = 1e-5  # relative RMS of one layer: float roundings of the epilogue, and of sums beyond 2^24
-SHARE = 0.75
+APART = 2**0.5
 SEEDS = 4
 FLOAT = {"fp32": 1e-4, "bf16": 3e-2}  # relative RMS of a float model, as in evals.encoder_paths
 _FLOOR = 1e-5
@@ -50,7 +50,7 @@ def product_error(program: Program, *, system: System, threads: int) -> float:
 
 
 def output_errors(program: Program, call: Compiled, *, reference: Compiled, sizes: Sizes) -> tuple[float, float]:
-    """How far the outputs are from the reference's, and how far they may be: SHARE of what rounding activations costs.
+    """How far the outputs are from the reference's, and how far they may be: APART times what rounding costs.
 
     Both are relative RMS over SEEDS examples, and RMS over the outputs: an output of one number has none of its own.
     """
@@ -64,7 +64,7 @@ def output_errors(program: Program, call: Compiled, *, reference: Compiled, size
         found.append(call(*given))
         wanted.append(reference(*given))
     error, noise = (_pooled(values, to=truth) for values, truth in ((found, wanted), (wanted, exact)))
-    return error, max(_FLOOR, SHARE * noise)
+    return error, max(_FLOOR, APART * noise)
 
 
 def _pooled(values: Sequence[Sequence[Tensor]], *, to: Sequence[Sequence[Tensor]]) -> float:
@@ -108,5 +108,8 @@ class _FullScale(nn.Module):
 
 
 def _full_scale(rows: int, *, inputs: int) -> Tensor:
+    """Signs of which nine in ten agree; but for the first, each input lies 0.3 of a step inside the last level."""
     signs = torch.rand(rows, inputs, generator=torch_generator(0, "engines", "full scale", str(inputs))) > 0.1
-    return torch.where(signs, 1.0, -1.0)
+    size = torch.full((inputs,), (LEVELS - 0.3) / LEVELS)
+    size[0] = 1.0
+    return torch.where(signs, size, -size)
