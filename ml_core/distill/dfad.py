@@ -12,6 +12,7 @@ from torch.nn import functional
 from ml_core.distill.cka import linear_cka
 from ml_core.distill.features import Features, masked_mean
 from ml_core.distill.logits import logits_kl
+from ml_core.distill.moments import cosine_and_distance, picked
 from ml_core.distill.nearness import distances, mean_cosine, standardised, standardised_alike
 from ml_core.distill.pairing import Assignment, Pairs, cka_measured, cka_pairs, pair_layers
 from ml_core.distill.relations import heads_loss, similarity, similarity_loss
@@ -170,16 +171,14 @@ class DFAD(nn.Module):
     def _by_layer(self, result: "_Aligned", *, student: Features, teacher: Features, alignment: Tensor | None) -> None:
         if (len(student.layers), len(teacher.layers)) != self.shape:
             raise InputError(f"layers: {len(student.layers)} and {len(teacher.layers)}, made for {self.shape}")
-        weights = _met_weights(student, alignment)
-        own = [student.layers[s] for s, _ in self.pairs]
+        weights, at = self._places(_met_weights(student, alignment))
+        owns = self._grouped([student.layers[s] for s, _ in self.pairs], at=at)
         other = self._on_grid(student, teacher=teacher, alignment=alignment)
-        own, other, weights = self._picked(own, other, weights)
-        owns = self._grouped(own)
         mapped = [self._said(self._projected(x, group)) for x, group in zip(owns, self.groups, strict=True)]
-        depth, others = self.depth, [] if _is_learned(self.config) else self._grouped(other)
+        depth, others = self.depth, [] if _is_learned(self.config) else self._grouped(other, at=at)
         raws = [masked_mean(x, weights) for x in others]
         if _is_learned(self.config):
-            whole = torch.stack(other)
+            whole = _side_by_side(other, at=at)
             if self.training:
                 self.assignment.observe(distances(self._in_order(mapped), whole, weights=weights))
             result.assignment = shares = self.assignment().to(weights.dtype)
@@ -187,23 +186,23 @@ class DFAD(nn.Module):
             raws = self._grouped(torch.einsum("st,tbd->sbd", shares, masked_mean(whole, weights)).unbind())
             depth = shares @ depth
         targets = [self._said(x) for x in others]
-        pairs = list(zip(mapped, targets, strict=True))
-        result.cos = self._in_order([mean_cosine(a, b, weights=weights) for a, b in pairs])
+        terms = [self._tokens(a, b, weights=weights) for a, b in zip(mapped, targets, strict=True)]
+        result.cos = self._in_order([cos for cos, _ in terms])
+        means = [masked_mean(x, weights) for x in owns]
         with torch.no_grad():
-            pooled = [masked_mean(x, weights) for x in owns]
-            rows = [(x[:, :_CKA_ROWS], y[:, :_CKA_ROWS]) for x, y in zip(pooled, raws, strict=True)]
+            rows = [(x[:, :_CKA_ROWS], y[:, :_CKA_ROWS]) for x, y in zip(means, raws, strict=True)]
             result.cka = self._in_order([linear_cka(x, y) for x, y in rows])
         result.weights = self._weights(result.cos, depth=depth)
         if "token" in self.config.levels:
-            result.token = result.weights @ self._in_order([self._distance(a, b, weights=weights) for a, b in pairs])
+            result.token = result.weights @ self._in_order([apart for _, apart in terms])
         if "layer" in self.config.levels:
-            parts = zip(owns, mapped, targets, strict=True)
-            losses = [self._layer_loss(x, a, b, weights=weights) for x, a, b in parts]
+            parts = zip(owns, means, mapped, targets, self.groups, strict=True)
+            losses = [self._layer_loss(*part, weights=weights) for part in parts]
             result.layer = result.weights @ self._in_order(losses)
 
-    def _grouped(self, layers: Sequence[Tensor]) -> list[Tensor]:
+    def _grouped(self, layers: Sequence[Tensor], *, at: Tensor | None = None) -> list[Tensor]:
         """One tensor for each group of pairs of equal widths: a launch a group, not a launch a pair, on a GPU."""
-        return [torch.stack([layers[index] for index in group]) for group in self.groups]
+        return [_side_by_side([layers[index] for index in group], at=at) for group in self.groups]
 
     def _in_order(self, groups: list[Tensor]) -> Tensor:
         """What was computed by group, by pair again."""
@@ -218,7 +217,7 @@ class DFAD(nn.Module):
         if isinstance(projectors[0], nn.Identity):
             return own
         weight, bias = (torch.stack([getattr(each, name) for each in projectors]) for name in ("weight", "bias"))
-        return torch.einsum("gbnd,ged->gbne", own, weight) + bias[:, None, None]
+        return torch.baddbmm(bias[:, None], own.flatten(1, 2), weight.mT).unflatten(1, own.shape[1:3])
 
     def _on_grid(self, student: Features, *, teacher: Features, alignment: Tensor | None) -> list[Tensor]:
         """The teacher's tokens of each source layer, on the student's token grid."""
@@ -230,20 +229,19 @@ class DFAD(nn.Module):
             return tokens
         return self.resampler(tokens, n=n, mask=teacher.mask, student_mask=student.mask)
 
-    def _picked(
-        self, own: list[Tensor], other: list[Tensor], weights: Tensor
-    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """The share of positions that enters, evenly spread; the golden ratio moves them so that all get their turn."""
+    def _places(self, weights: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The share of positions that enters, evenly spread, and their weights; None: all of them.
+
+        The golden ratio moves them from step to step so that all get their turn.
+        """
         n = weights.shape[1]
         most = n if self.config.weighting == "as_published" else math.ceil(n * self.config.token_share)
         if most == n:
-            return own, other, weights
+            return weights, None
         places = torch.arange(most, device=weights.device) + torch.remainder(self.steps * _GOLDEN, 1.0)
         at = (places * (n / most)).long().clamp_max(n - 1)
         weights = weights[:, at]
-        weights = weights / weights.sum(1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
-        # index_select: its gradient is added in place, that of x[:, at] is sorted first
-        return [x.index_select(1, at) for x in own], [x.index_select(1, at) for x in other], weights
+        return weights / weights.sum(1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny), at
 
     def _said(self, x: Tensor) -> Tensor:
         """What the student's integers can say of x."""
@@ -267,6 +265,12 @@ class DFAD(nn.Module):
         momentum = torch.clamp(1.0 - 1.0 / self.steps, max=self.config.cos_momentum)
         self.cos_mean.copy_(momentum * self.cos_mean + (1.0 - momentum) * cos)
 
+    def _tokens(self, a: Tensor, b: Tensor, *, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """A group's mean cosines and distances over tokens."""
+        if self.config.weighting == "as_published" or self.quantizer is not None:
+            return mean_cosine(a, b, weights=weights), self._distance(a, b, weights=weights)
+        return cosine_and_distance(a, b, weights=weights)
+
     def _distance(self, a: Tensor, b: Tensor, *, weights: Tensor) -> Tensor:
         """Mean squared difference; features are standardised first, except as published, so that scale is no signal.
 
@@ -274,13 +278,18 @@ class DFAD(nn.Module):
         """
         if self.config.weighting != "as_published":
             a, b = (standardised(a), standardised(b)) if self.quantizer is None else standardised_alike(a, b)
-        squared = (a - b).pow(2).mean(-1)
-        return (squared * weights).sum((-2, -1)) / weights.shape[0]
+        return ((a - b).pow(2).mean(-1) * weights).sum((-2, -1)) / weights.shape[0]
 
-    def _layer_loss(self, own: Tensor, mapped: Tensor, target: Tensor, *, weights: Tensor) -> Tensor:
-        one = weights.new_ones(weights.shape[0], 1)
-        a, b = (masked_mean(x, weights)[..., None, :] for x in (mapped, target))
-        loss = self._distance(a, b, weights=one)
+    def _layer_loss(
+        self, own: Tensor, mean: Tensor, mapped: Tensor, target: Tensor, group: tuple[int, ...], *, weights: Tensor
+    ) -> Tensor:
+        total = weights.sum(1, keepdim=True)
+        if self.quantizer is None:
+            # a linear map's mean is the mean's map; rows without a token have neither
+            a = self._projected(mean[..., None, :], group) * total[..., None]
+        else:
+            a = masked_mean(mapped, weights)[..., None, :]
+        loss = self._distance(a, masked_mean(target, weights)[..., None, :], weights=torch.ones_like(total))
         if self.config.relation and own.shape[-2] > 1 and self.config.weighting != "as_published":
             loss = loss + self.config.relation * similarity_loss(self._said(own), target, weights=weights)
         return loss
@@ -368,6 +377,11 @@ def _projector(student: int, teacher: int, *, exact: bool) -> nn.Module:
         nn.init.eye_(projector.weight)
         nn.init.zeros_(projector.bias)
     return projector
+
+
+def _side_by_side(layers: Sequence[Tensor], *, at: Tensor | None) -> Tensor:
+    """Layers of one width as one tensor; at: of these tokens alone."""
+    return torch.stack(list(layers)) if at is None else picked(layers, at)
 
 
 def _met_weights(student: Features, alignment: Tensor | None) -> Tensor:

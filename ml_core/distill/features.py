@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -72,4 +71,5 @@ class Features:
 
 def masked_mean(tokens: Float[Tensor, "*g b n d"], weights: Float[Tensor, "b n"]) -> Float[Tensor, "*g b d"]:
     """Mean over tokens with the given weights, which sum to 1 in each row."""
-    return torch.einsum("...nd,...n->...d", tokens, weights)
+    # not einsum, which lays the tokens out anew where they have more dimensions than the weights
+    return (weights[:, None, :] @ tokens).squeeze(-2)

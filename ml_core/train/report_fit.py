@@ -1,7 +1,6 @@
 """Fitting the CNN teacher and report models: one or several on the same batches, each by DFAD from its teacher."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -12,6 +11,7 @@ from ml_core.distill.dfad import DFAD, DFADConfig
 from ml_core.distill.spec import DFADLoss
 from ml_core.models.cnn_teacher import CnnTeacher
 from ml_core.models.report_student import ReportStudent, Seen
+from ml_core.train.precision import tensor_cores
 from ml_core.train.report_batches import FilmBatch, FilmBatches
 from ml_core.train.report_films import LABELLED, OTHER, SIMULATED, UNLABELLED, FilmSet
 from ml_core.train.report_loop import Course, FitOptions, Loop
@@ -71,7 +71,7 @@ def students_fit(
     teachers = {id(pupil.teacher): pupil.teacher for pupil in pupils if pupil.teacher is not None}
     side = pupils[0].model.config.image_size // 16
     course, quarter = Course(options), 1
-    with _tensor_cores():
+    with tensor_cores():
         while (progress := course.progress) < 1:
             batch = batches.draw(options.batch)
             with torch.no_grad(), desks[0].loop.autocast():
@@ -142,14 +142,3 @@ def _placed(model: M, options: FitOptions) -> M:
     if options.device.startswith("cuda"):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     return model.to(options.device)
-
-
-@contextmanager
-def _tensor_cores() -> Iterator[None]:
-    """Products of float32 on a GPU in TF32: the loss runs outside autocast."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

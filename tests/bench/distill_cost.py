@@ -39,6 +39,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
+    torch.set_float32_matmul_precision("high")  # as in training
     step = _Step(batch=args.batch, tokens=args.tokens, device=torch.device(args.device))
     about = meta("distill-cost", packages=("torch", "transformers")) | {"device": step.device_words}
     options = f"--batch {args.batch} --tokens {args.tokens} --device {args.device}{' --graphs' * args.graphs}"

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ml_core.distill.dfad import DFAD
+from ml_core.distill.nearness import mean_cosine
 
 Without = Literal["", "shift", "detach", "sum", "centring", "standardising", "inverse"]
 
@@ -45,6 +46,11 @@ class Unmended(DFAD):
         kept = self.config.epsilon + (1.0 - self.config.epsilon) * nearness
         shares = depth * torch.where(self.steps > self.config.warmup_steps, kept, torch.ones_like(kept))
         return shares if self.without == "sum" else shares / shares.abs().sum()
+
+    def _tokens(self, a: Tensor, b: Tensor, *, weights: Tensor) -> tuple[Tensor, Tensor]:
+        if self.without not in ("detach", "standardising"):
+            return super()._tokens(a, b, weights=weights)
+        return mean_cosine(a, b, weights=weights), self._distance(a, b, weights=weights)
 
     def _distance(self, a: Tensor, b: Tensor, *, weights: Tensor) -> Tensor:
         if self.without != "standardising":

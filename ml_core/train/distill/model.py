@@ -16,6 +16,7 @@ from ml_core.events import EventLog
 from ml_core.seed import derive, numpy_generator, torch_generator
 from ml_core.train.checkpoint import LoopConfig
 from ml_core.train.loop import LossOf, train
+from ml_core.train.precision import tensor_cores
 
 _EVAL_BATCH = 256
 _CHECKPOINT_SECONDS = 60.0
@@ -64,16 +65,17 @@ def model_train(
             batch = task.prepare(task.train.batch(rows))
             yield batch if task.augment is None else task.augment(batch, generator)
 
-    train(
-        model,
-        config=config,
-        batches=batches,
-        batches_per_epoch=per_epoch,
-        loss=loss,
-        folder=folder,
-        log=log,
-        criterion=criterion,
-    )
+    with tensor_cores():
+        train(
+            model,
+            config=config,
+            batches=batches,
+            batches_per_epoch=per_epoch,
+            loss=loss,
+            folder=folder,
+            log=log,
+            criterion=criterion,
+        )
     model.eval()
 
 
