@@ -1,5 +1,6 @@
 """The engines' packages: what is installed here, without importing it, and importing the one that was chosen."""
 
+import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
@@ -16,6 +17,9 @@ def versions() -> dict[str, str]:
 
 def installed(package: str) -> ModuleType:
     """The engine's module, imported now. Raises EngineMissing, with the command that installs it."""
+    if package == "openvino":
+        # importing openvino sends an event to its makers; without this package it takes a stub that sends nothing
+        sys.modules.setdefault("openvino_telemetry", None)
     try:
         return import_module(package)
     except ModuleNotFoundError as error:

@@ -136,6 +136,17 @@ def test_no_engine_is_imported_before_it_is_chosen():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+def test_openvino_tells_nobody_that_it_was_imported():
+    code = (
+        "import sys\n"
+        "from ml_core.serving.engines.packages import installed\n"
+        "installed('openvino')\n"
+        "from openvino.tools.ovc import telemetry_utils\n"
+        "assert telemetry_utils.tm.__name__.endswith('telemetry_stub'), telemetry_utils.tm\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_a_form_that_does_not_fit_is_refused(tiny):
     from ml_core.serving.engines.forms import spelt
 
