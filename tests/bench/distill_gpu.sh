@@ -96,7 +96,7 @@ for student in $STUDENTS; do
   case $student in factor*) continue ;; esac
   for i in 1 2 3; do { tune $n "$student"; work $n; } & n=$((n + 1)); done
 done
-for task in sst2 clinc150 banking77 cola mrpc rte ag_news; do
+for task in sst2 clinc150 banking77 cola mrpc rte ag_news rte+pairs mrpc+pairs cola+corrupted; do
   case " $TASKS " in *" $task "*) { teach $n $task; work $n; } & n=$((n + 1)) ;; esac
 done
 while [ $n -lt $total ]; do work $n & n=$((n + 1)); done

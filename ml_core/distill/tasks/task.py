@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -77,6 +77,15 @@ class Task:
                 sha.update(f"{name}{tuple(value.shape)}".encode())
                 sha.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return sha.hexdigest()
+
+    def labelled(self) -> "Task":
+        """The same without training rows of weight 0: what the teacher learns from."""
+        if self.train.weight is None or bool(self.train.weight.all()):
+            return self
+        rows = self.train.weight.nonzero()[:, 0]
+        inputs = {name: value[rows] for name, value in self.train.inputs.items()}
+        kept = Split(inputs=inputs, labels=self.train.labels[rows], weight=self.train.weight[rows])
+        return replace(self, train=kept)
 
     def loss(self, shown: Features, batch: Batch) -> Tensor:
         """The task's loss of a batch, weighted."""

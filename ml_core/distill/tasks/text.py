@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ml_core.distill.features import Features
-from ml_core.distill.tasks import text_models
+from ml_core.distill.tasks import text_models, text_transfer
 from ml_core.distill.tasks.metrics import Metric, accuracy, accuracy_except, f1, matthews, recall_of
 from ml_core.distill.tasks.task import Batch, Case, Fit, Learner, Split, Task
 from ml_core.errors import InputError
@@ -27,12 +27,19 @@ _OOS = "oos"
 
 @dataclass(frozen=True, kw_only=True)
 class TextSet:
-    """One data set: how many epochs student and teacher learn it in which batches, and what is measured first."""
+    """One data set: how many epochs student and teacher learn it in which batches, and what is measured first.
+
+    base: the set that is read, where the name is another. Students then read texts of the sets `texts` beside, and each
+    own text `corrupted` times with a word changed: rows without a label, on which the teacher alone says what is right.
+    """
 
     epochs: int
     teacher_epochs: int
     batch: int = 64
     metrics: tuple[str, ...] = ("accuracy",)
+    base: str = ""
+    texts: tuple[str, ...] = ()
+    corrupted: int = 0
 
 
 # epochs so that students get 500 to 2,000 steps
@@ -45,6 +52,13 @@ SETS: dict[str, TextSet] = {
     "ag_news": TextSet(epochs=6, teacher_epochs=3),
     "snli": TextSet(epochs=5, teacher_epochs=3),  # where settings are chosen
     "clinc150": TextSet(epochs=6, teacher_epochs=6, metrics=("in-scope accuracy", "out-of-scope recall", "accuracy")),
+    "mrpc+pairs": TextSet(
+        epochs=4, teacher_epochs=5, batch=32, metrics=("f1", "accuracy"), base="mrpc", texts=("qqp", "stsb")
+    ),
+    "rte+pairs": TextSet(epochs=3, teacher_epochs=8, batch=32, base="rte", texts=("snli", "mnli", "qnli")),
+    "cola+corrupted": TextSet(
+        epochs=3, teacher_epochs=4, batch=32, metrics=("matthews", "accuracy"), base="cola", corrupted=3
+    ),
 }
 
 
@@ -57,7 +71,7 @@ def cases(
     """
     starts = text_models.Starts(teacher=teacher, student=student, general=general)
     name = "mpnet" if "mpnet" in text_models.model_type(teacher) else text_models.model_type(teacher)
-    found = [task for task in SETS if (data / task / "train.parquet").exists()]
+    found = [task for task in SETS if all((data / name / "train.parquet").exists() for name in _read_of(task))]
     if not found:
         raise InputError(f"{data}: holds none of {', '.join(SETS)} as TASK/train.parquet")
     made = []
@@ -84,14 +98,22 @@ def text_task(data: Path, *, name: str, tokenizer: Path, most: int = 0) -> Task:
     """The data set as token ids of the teacher's tokenizer.
 
     DATA/name/{train,dev}.parquet have text (or text_a, text_b) and label. The file's dev is the test split; our dev is
-    a tenth of train, at most 1,000, drawn once. `most` > 0: only so many rows a split.
+    a tenth of train, at most 1,000, drawn once. `most` > 0: only so many rows a split. Rows of train without a label
+    (TextSet.texts, TextSet.corrupted) have weight 0.
     """
     tokens = transformers_import().AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
-    train, test = (_read(data / name / f"{part}.parquet", most=most) for part in ("train", "dev"))
-    order = numpy_generator(0, "text", name, "dev").permutation(len(train.labels))
+    base = SETS[name].base or name
+    train, test = (_read(data / base / f"{part}.parquet", most=most) for part in ("train", "dev"))
+    order = numpy_generator(0, "text", base, "dev").permutation(len(train.labels))
     held = min(_DEV_MOST, max(1, int(_DEV_SHARE * len(order))))
     parts = [train.take(np.sort(order[held:])), train.take(np.sort(order[:held])), test]
+    extra = _unlabelled(data, name=name, own=parts[0].texts, held=[*parts[1].texts, *test.texts], most=most)
+    weight = torch.ones(len(parts[0].labels) + len(extra))
+    weight[len(parts[0].labels) :] = 0.0
+    parts[0] = parts[0].beside(extra)
     splits = [_split(part, tokens=tokens) for part in parts]
+    if extra:
+        splits[0] = replace(splits[0], weight=weight)
     classes = int(max(train.labels.max(), test.labels.max())) + 1
     return Task(
         name=name,
@@ -121,14 +143,38 @@ class _Rows:
     def take(self, rows: np.ndarray) -> "_Rows":
         return replace(self, texts=[self.texts[row] for row in rows], labels=self.labels[rows])
 
+    def beside(self, texts: Sequence[tuple[str, ...]]) -> "_Rows":
+        """And texts without a label: theirs is 0 and means nothing."""
+        labels = np.concatenate([self.labels, np.zeros(len(texts), dtype=np.int64)])
+        return replace(self, texts=[*self.texts, *texts], labels=labels)
 
-def _read(path: Path, *, most: int) -> _Rows:
+
+def _read_of(task: str) -> tuple[str, ...]:
+    """The folders that a set is read from."""
+    return (SETS[task].base or task, *SETS[task].texts)
+
+
+def _unlabelled(
+    data: Path, *, name: str, own: Sequence[tuple[str, ...]], held: Sequence[tuple[str, ...]], most: int
+) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+    for other in SETS[name].texts:
+        found += _read(data / other / "train.parquet", most=most, labelled=False).texts
+    if SETS[name].corrupted:
+        rng = numpy_generator(0, "text", name, "corrupted")
+        found += text_transfer.corrupted(own, times=SETS[name].corrupted, rng=rng)
+    return text_transfer.unseen(found, held=[*own, *held])
+
+
+def _read(path: Path, *, most: int, labelled: bool = True) -> _Rows:
     from pyarrow import parquet
 
     if not path.exists():
         raise InputError(f"{path} does not exist")
     table = parquet.read_table(path).to_pydict()
     columns = ["text"] if "text" in table else ["text_a", "text_b"]
+    if not labelled:
+        table["label"] = [0] * len(table.get(columns[0], ()))
     if missing := [name for name in (*columns, "label") if name not in table]:
         raise InputError(f"{path}: no column {', '.join(missing)}")
     labels = np.asarray(table["label"], dtype=np.int64)

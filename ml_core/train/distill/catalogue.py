@@ -42,11 +42,15 @@ def cases_all(request: Request) -> list[Case]:
 
 
 def cases_named(words: Sequence[str], *, request: Request) -> list[Case]:
-    """Cases by family, whole name or part of it. Raises InputError for a word that means none."""
+    """Cases by family, whole name (or that of student/task), else part of it. InputError for a word that means none."""
     found = cases_all(request)
     chosen: list[Case] = []
     for word in words:
-        some = [case for case in found if word == case.family] or [case for case in found if word in case.name]
+        some = (
+            [case for case in found if word == case.family]
+            or [case for case in found if word in (case.name, case.name.partition(">")[2])]
+            or [case for case in found if word in case.name]
+        )
         if not some:
             raise InputError(
                 f"tasks: {word!r} names no case{_hint(word)}; there are {', '.join(c.name for c in found)}"

@@ -73,7 +73,7 @@ def teacher_ready(
     model = learner.build(task).to(device)
     if learner.fit is not None:
         with locked(place / "lock"):  # the others find what the first has trained
-            _trained(case, task, model, place=place, device=device, graphs=graphs)
+            _trained(case, task.labelled(), model, place=place, device=device, graphs=graphs)
     model.eval().requires_grad_(False)
     show = shower(learner, device=device)
 

@@ -1,12 +1,16 @@
 """Text cases from a tiny checkpoint and tiny parquet files: tokens, splits, students, the table of ids."""
 
+import numpy as np
 import pytest
 import torch
 from testkit.text import text_checkpoint, text_table
 
-from ml_core.distill.tasks import text, text_models
+from ml_core.distill.features import Features
+from ml_core.distill.tasks import text, text_models, text_transfer
+from ml_core.distill.tasks.request import Request
 from ml_core.errors import InputError
 from ml_core.models.transformers_shim import transformers_import
+from ml_core.train.distill.catalogue import cases_named
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +94,82 @@ def test_random_students_have_the_sizes_that_they_are_called_by(name, millions, 
 def test_an_unknown_student_is_an_error(places):
     with pytest.raises(InputError, match="bert6x384"):
         text_models.student("nix", starts=text_models.Starts(teacher=places[1]), classes=2)
+
+
+@pytest.fixture(scope="module")
+def transfer(tmp_path_factory):
+    root = tmp_path_factory.mktemp("transfer")
+    text_table(root / "mrpc", rows=40, pair=True)
+    for name in ("qqp", "stsb"):
+        text_table(root / name, rows=61, pair=True)
+    text_table(root / "cola", rows=40)
+    return root
+
+
+def test_a_transfer_set_has_rows_without_a_label_that_no_split_holds_otherwise(transfer, places):
+    task = text.text_task(transfer, name="mrpc+pairs", tokenizer=places[1])
+    own = text.text_task(transfer, name="mrpc", tokenizer=places[1])
+    labelled = task.train.weight == 1
+    assert int(labelled.sum()) == len(own.train) == 36
+    assert not bool(task.train.weight[~labelled].any())
+    assert len(task.train) > 36
+
+    def texts(split, rows):
+        kept = zip(split.inputs["ids"][rows].tolist(), split.inputs["length"][rows].tolist(), strict=True)
+        return {tuple(ids[:length]) for ids, length in kept}
+
+    free = texts(task.train, ~labelled)
+    assert len(free) == int((~labelled).sum())  # each once
+    for split in (own.train, task.dev, task.test):
+        assert not free & texts(split, slice(None))
+    assert torch.equal(task.test.labels, own.test.labels)
+    assert torch.equal(task.dev.inputs["ids"], own.dev.inputs["ids"])
+
+
+def test_labels_of_a_transfer_set_are_never_read_and_its_teacher_never_sees_it(transfer, places):
+    task = text.text_task(transfer, name="cola+corrupted", tokenizer=places[1])
+    batch = task.train.batch(torch.arange(len(task.train)))
+
+    def answers(rows):
+        logits = torch.randn(len(task.train), 2, generator=torch.Generator().manual_seed(0))[rows]
+        return Features(layers=(logits[:, None],), pooled=logits, logits=logits)
+
+    shown = answers(slice(None))
+    lied = batch | {"label": torch.where(batch["weight"] > 0, batch["label"], 1 - batch["label"])}
+    assert bool((lied["label"] != batch["label"]).any())
+    assert torch.equal(task.loss(shown, batch), task.loss(shown, lied))
+    nothing = {name: value[batch["weight"] == 0] for name, value in batch.items()}
+    assert float(task.loss(answers(batch["weight"] == 0), nothing)) == 0.0
+    kept = task.labelled()
+    own = text.text_task(transfer, name="cola", tokenizer=places[1])
+    width = own.train.inputs["ids"].shape[1]
+    assert torch.equal(kept.train.inputs["ids"][:, :width], own.train.inputs["ids"])
+    assert torch.equal(kept.train.labels, own.train.labels)
+    assert own.labelled() is own
+
+
+def test_a_corrupted_text_differs_from_its_own_by_one_change():
+    rows = [(f"a{n} b{n} c{n} d{n}",) for n in range(200)]
+    made = text_transfer.corrupted([*rows, ("too short",)], times=3, rng=np.random.default_rng(0))
+    assert len(made) == 600
+    kinds = set()
+    for index, (changed,) in enumerate(made):
+        before, after = rows[index // 3][0].split(), changed.split()
+        assert abs(len(after) - len(before)) <= 1
+        if len(after) != len(before):
+            kinds.add(len(after) - len(before))
+            assert set(after) <= set(before)
+        else:
+            moved = [a != b for a, b in zip(before, after, strict=True)]
+            kinds.add("swapped" if sum(moved) == 2 else "replaced")
+            assert sum(moved) <= 2
+    assert kinds == {-1, 1, "swapped", "replaced"}
+    assert made == text_transfer.corrupted([*rows, ("too short",)], times=3, rng=np.random.default_rng(0))
+
+
+def test_a_whole_name_means_its_case_alone(transfer, places):
+    request = Request(text_data=transfer, teacher=places[1], tasks=(), systems=(), work=transfer / "work")
+    names = lambda word: [case.name for case in cases_named([word], request=request)]  # noqa: E731
+    assert names("bert6x384/mrpc") == ["mpnet>bert6x384/mrpc"]
+    assert names("bert6x384/mrpc+pairs") == ["mpnet>bert6x384/mrpc+pairs"]
+    assert len(names("/mrpc")) == 2 * len(text_models.STUDENTS)
