@@ -2,14 +2,16 @@
 # `bench distill` on a machine with CUDA GPUs, as many small processes as its cores feed. From the root:
 #   ROOT=... LIMIT=540 [GPUS="0 1"] bash tests/bench/distill_gpu.sh run
 #   ROOT=... bash tests/bench/distill_gpu.sh pack FOLDER
+#   bash tests/bench/distill_gpu.sh unpack tests/bench/results/distill-text
 #   ROOT=... LIMIT=240 [GPUS=1 PROCS=10] bash tests/bench/distill_gpu.sh small FILE.json
 # ROOT: data/TASK/*.parquet, all-mpnet-base-v2, all-MiniLM-L6-v2 (docs/howto/distill-bench.md); general/ is made there.
 # run: the teachers; settings of every student on SNLI, which no table reports; the general starts; then the cells of
 # STUDENTS in that order. LIMIT: wall-clock seconds. What is finished counts, and the same command goes on behind it.
 # PROCS: processes a GPU (7: one keeps up to 10 GiB of a teacher's features). EXTRA="--quick --seeds 1" DEVICE=cpu tries it.
 # pack: leaves FOLDER/STUDENT.tgz each: unpacked, a --work folder from which `bench distill` computes rows without training.
+# unpack: the other way, so that `run` goes on behind what those hold; teachers are trained again.
 # small: digits, films (ROOT/nih, ROOT/efficientnet-lite0.safetensors) and fraud with every mend left out and every variant;
-# settings are chosen on digits. Leaves the rows in FILE.json: films and fraud can only be computed where they were trained.
+# settings are chosen on digits. The last minute is for the rows, in FILE.json: films and fraud can only be computed where they were trained.
 # A multi-process service that runs already (CUDA_MPS_PIPE_DIRECTORY) is used as it is.
 set -u
 WORK=${WORK:-/dev/shm/distill} GPUS=${GPUS:-"0 1"} DEVICE=${DEVICE:-cuda} EXTRA=${EXTRA:-} PROCS=${PROCS:-7}
@@ -22,6 +24,16 @@ if [ "$1" = pack ]; then
       cp -r "$WORK/log" "$WORK/$student/"
       python3 -m tests.bench.ledger_pack "$WORK/$student" "$2/$student.tgz"
     fi
+  done
+  exit
+fi
+if [ "$1" = unpack ]; then
+  mkdir -p "$WORK/teachers"
+  for student in $STUDENTS; do
+    [ -e "$2/$student.tgz" ] || continue
+    mkdir -p "$WORK/$student"
+    tar xzf "$2/$student.tgz" -C "$WORK/$student"
+    cp -r "$WORK/$student/teachers/." "$WORK/teachers/" && rm -r "$WORK/$student/teachers"
   done
   exit
 fi
@@ -39,20 +51,20 @@ gpu() { set -- "$1" $GPUS; shift $(( $1 % ($# - 1) + 1 )); echo "$1"; }
 if [ "$1" = small ]; then
   mkdir -p "$WORK/small/log"
   tuned='vit96x6>vit32x3/digits'
-  small() {  # number, options
-    local n=$1; shift
-    [ "$(left)" -gt 5 ] || return 0
-    CUDA_VISIBLE_DEVICES=$(gpu "$n") timeout -k 5 "$(left)" python3 -m ml_core bench distill --device "$DEVICE" $GRAPHS --work "$WORK/small" \
+  small() {  # number, seconds that it leaves, options
+    local n=$1 time=$(( $(left) - $2 )); shift 2
+    [ "$time" -gt 5 ] || return 0
+    CUDA_VISIBLE_DEVICES=$(gpu "$n") timeout -k 5 "$time" python3 -m ml_core bench distill --device "$DEVICE" $GRAPHS --work "$WORK/small" \
       --films "$ROOT/nih" --stem "$ROOT/efficientnet-lite0.safetensors" $EXTRA "$@" >> "$WORK/small/log/$n" 2>&1
   }
   some() {  # number: all cells, each process beginning with another family
-    small "$1" --worker --tasks "$tuned" --systems ce --seeds 1 --tune "$tuned"
+    small "$1" 60 --worker --tasks "$tuned" --systems ce --seeds 1 --tune "$tuned"
     case $(( $1 % 3 )) in 0) order="digits films fraud" ;; 1) order="films fraud digits" ;; 2) order="fraud digits films" ;; esac
-    for family in $order; do small "$1" --worker --tasks "$family" --systems six,ablate,variants; done
+    for family in $order; do small "$1" 60 --worker --tasks "$family" --systems six,ablate,variants; done
   }
   for n in $(seq $(( PROCS * $(echo $GPUS | wc -w) ))); do some "$n" & done
   wait
-  for family in digits films fraud; do small 0 --tasks "$family" --systems six,ablate,variants --merge --out "$2"; done
+  for family in digits films fraud; do small 0 0 --tasks "$family" --systems six,ablate,variants --merge --out "$2"; done
   grep -hi 'error' "$WORK"/small/log/* | sort | uniq -c | sort -rn | head -8
   exit
 fi
