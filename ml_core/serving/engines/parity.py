@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ml_core.layers.blocks import project_all
 from ml_core.quant.layers import QuantLinear
 from ml_core.quant.scheme import LEVELS
 from ml_core.seed import torch_generator
@@ -29,14 +30,17 @@ _ROWS = (1, 5, 64)
 
 def product_error(program: Program, *, system: System, threads: int) -> float:
     """The worst relative RMS of one layer at full scale, over the program's distinct layers and several row counts."""
-    shapes = sorted({tuple(each.weight.shape) for each in program.module.modules() if isinstance(each, QuantLinear)})
+    layers = _FullScale(
+        [tuple(each.weight.shape) for each in program.module.modules() if isinstance(each, QuantLinear)]
+    )
+    names = tuple(f"x{i}" for i in layers.widths)
     full = Program(
-        module=_FullScale(shapes),
-        inputs=tuple(f"x{i}" for i, _ in enumerate(shapes)),
-        outputs=tuple(f"y{i}" for i, _ in enumerate(shapes)),
-        axes={f"x{i}": {0: "m"} for i, _ in enumerate(shapes)},
+        module=layers,
+        inputs=names,
+        outputs=tuple(f"y{o}_{i}" for i, outputs in layers.widths.items() for o in outputs),
+        axes={name: {0: "m"} for name in names},
         limits={"m": 4_096},
-        example=lambda sizes, seed: tuple(_full_scale(sizes["m"], inputs=i) for _, i in shapes),
+        example=lambda sizes, seed: tuple(_full_scale(sizes["m"], inputs=i) for i in layers.widths),
     )
     model = export_for(full, system=system, sizes={"m": 4})
     call = compiled(full, system=system, model=model, threads=threads)
@@ -96,15 +100,20 @@ class _FullScale(nn.Module):
 
     def __init__(self, shapes: Sequence[tuple[int, ...]]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList()
-        for o, i in shapes:
+        self.widths: dict[int, list[int]] = {}
+        self.layers = nn.ModuleDict()
+        for o, i in sorted(set(shapes)):
             weight = torch.full((o, i), LEVELS, dtype=torch.int8)
             weight[:, ::7] = -LEVELS
-            self.layers.append(QuantLinear(weight, torch.full((o,), 1e-3)))
+            self.widths.setdefault(i, []).append(o)
+            layers = self.layers[str(i)] if str(i) in self.layers else nn.ModuleList()
+            layers.append(QuantLinear(weight, torch.full((o,), 1e-3)))
+            self.layers[str(i)] = layers
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Each layer on its own input."""
-        return tuple(layer(x) for layer, x in zip(self.layers, inputs, strict=True))
+        """An input for each width, and all layers of that width on it."""
+        pairs = zip(inputs, self.layers.values(), strict=True)
+        return tuple(y for x, layers in pairs for y in project_all(x, *layers.children()))
 
 
 def _full_scale(rows: int, *, inputs: int) -> Tensor:

@@ -14,10 +14,10 @@ from ml_core.serving.engines.interface import SYSTEMS
 from ml_core.serving.engines.torch_cpu import TorchCpu
 
 EXACT = ["onnxruntime int8", "openvino int8 in fp32"]
-FLOATS = ["onnxruntime fp32", "openvino fp32"]
+FLOATS = ["openvino fp32"]
 
 
-@pytest.mark.parametrize("name", [*EXACT, "onnxruntime int8 in fp32"])
+@pytest.mark.parametrize("name", EXACT)
 def test_products_at_full_scale_are_exact(tiny, name):
     assert (
         parity.product_error(replace(tiny, module=tiny.module.head), system=SYSTEMS[name], threads=1) <= parity.PRODUCTS
