@@ -5,9 +5,15 @@ from datetime import datetime
 from django.db.models import OuterRef, Q, QuerySet, Subquery
 
 from apps.core.errors import AppError
+from apps.core.prepared import Prepared
 from apps.registry.contracts import ModelRef
 from apps.registry.models import ModelState, ModelVersion, Promotion
 from ml_core.contracts import ModelKey, ModelKind
+
+_COLUMNS = ("id", "kind", "digest", "folder", "name", "state", "created_at", "metrics")
+_CHAMPION = Prepared(
+    lambda kinds: ModelVersion.objects.filter(kind__in=kinds, state=ModelState.CHAMPION).values_list(*_COLUMNS)[:1]
+)
 
 
 class NoChampionError(AppError):
@@ -26,10 +32,10 @@ class ModelNotFoundError(AppError):
 
 def champion(kind: ModelKind) -> ModelRef:
     """The version that serves now, read from the database every time, so that no process serves a stale one."""
-    model = ModelVersion.objects.filter(kind=kind, state=ModelState.CHAMPION).first()
-    if model is None:
+    found = _CHAMPION.rows([str(kind)])
+    if not found:
         raise NoChampionError(f"No {kind} model serves yet: register one and promote it.")
-    return model_ref(model)
+    return model_ref(ModelVersion(**dict(zip(_COLUMNS, found[0], strict=True))))
 
 
 def model_get(digest: str) -> ModelRef:

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from django.db.models import Count, Q, QuerySet, Sum
 
+from apps.core.prepared import Prepared
 from apps.core.rules import band_of
 from apps.fraud import rules
 from apps.fraud.contracts import ScoreAnswer
@@ -25,6 +26,14 @@ _ITERATE_ROWS = 20_000
 _IN_IDS = 500
 
 
+_NEWEST_POLICY = Prepared(lambda: AlertPolicy.objects.order_by("-id").values_list("threshold", "age_cap_h")[:1])
+_ANSWERS = Prepared(
+    lambda ids: Transaction.objects.filter(pk__in=ids).values_list(
+        "id", "external_id", "state", "probability", "model_digest", "scored_at", "error_code", "alert__id"
+    )
+)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Policy:
     """From which probability alerts open and how many hours one may wait."""
@@ -35,10 +44,10 @@ class Policy:
 
 def policy_now() -> Policy:
     """The newest policy, or the product's default while nobody has set one."""
-    row = AlertPolicy.objects.order_by("-id").first()
-    if row is None:
+    found = _NEWEST_POLICY.rows()
+    if not found:
         return Policy(threshold=rules.DEFAULT_THRESHOLD, age_cap_h=rules.DEFAULT_AGE_CAP_H)
-    return Policy(threshold=row.threshold, age_cap_h=row.age_cap_h)
+    return Policy(threshold=found[0][0], age_cap_h=found[0][1])
 
 
 def transactions_queued(*, ids: Sequence[int]) -> QuerySet[Transaction]:
@@ -106,9 +115,6 @@ def counts(*, at: datetime, user_id: int | None = None) -> dict[str, int]:
 
 def answers(*, ids: Sequence[int]) -> list[ScoreAnswer]:
     """What the rows say about these transactions, as the API says it; one query."""
-    rows = Transaction.objects.filter(pk__in=ids).values_list(
-        "id", "external_id", "state", "probability", "model_digest", "scored_at", "error_code", "alert__id"
-    )
     return [
         ScoreAnswer(
             id=pk,
@@ -122,7 +128,7 @@ def answers(*, ids: Sequence[int]) -> list[ScoreAnswer]:
             scored_at="" if scored_at is None else scored_at.isoformat(),
             error=error,
         )
-        for pk, external_id, state, probability, digest, scored_at, error, alert_id in rows
+        for pk, external_id, state, probability, digest, scored_at, error, alert_id in _ANSWERS.rows(ids)
     ]
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from django.db import IntegrityError, transaction
-from django.db.models import Q
 
+from apps.core.prepared import Prepared
 from apps.fraud.contracts import Asked, Refusal
 from apps.fraud.models import ApiRequest, Transaction
 from apps.fraud.services import bulk
@@ -15,6 +15,9 @@ _KEY_REUSED = Refusal(
     code="idempotency_key_reused", status=422, message="this Idempotency-Key was used before with another body"
 )
 _FIELDS = ("id", "source", "external_id", "at", "amount_cents", "currency", "card__token", "terminal__key", "attempt")
+_KNOWN = Prepared(
+    lambda sources, names: Transaction.objects.filter(source__in=sources, external_id__in=names).values_list(*_FIELDS)
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,8 +72,8 @@ def _look_up(asked: Sequence[Asked]) -> _Found:
         for owner_id, key, sha256, source, external_id in used.values_list(*columns):
             found.keys[owner_id, key] = (sha256, (source, external_id))
     wanted = {(each.source, each.row.external_id) for each in asked} | {place for _, place in found.keys.values()}
-    query = Q(source__in={source for source, _ in wanted}, external_id__in={name for _, name in wanted})
-    for pk, source, external_id, *content, attempt in Transaction.objects.filter(query).values_list(*_FIELDS):
+    sources, names = ({place[at] for place in wanted} for at in (0, 1))
+    for pk, source, external_id, *content, attempt in _KNOWN.rows(sorted(sources), sorted(names)):
         found.transactions[source, external_id] = Stored(id=pk, attempt=attempt, content=(external_id, *content))
     return found
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.db import connection
 
+from apps.core.prepared import Prepared
 from apps.fraud.contracts import ParsedTransaction
 from apps.fraud.models import Card, Terminal
 
@@ -19,29 +20,31 @@ _TYPES = (
     "bigint", "text", "smallint", "text", "text",
 )  # fmt: skip
 _IN_ROWS = 900  # below SQLite's limit of bound variables
+_CARDS = Prepared(lambda tokens: Card.objects.filter(token__in=tokens).values_list("token", "id"))
+_TERMINALS = Prepared(lambda keys: Terminal.objects.filter(key__in=keys).values_list("key", "id"))
 
 
 def cards_ensure(rows: Iterable[ParsedTransaction], *, known: dict[str, int]) -> None:
     """Make the cards that are new, and put the ids of all cards of `rows` into `known` (token → id)."""
     new = {row.card_token: row.card_display for row in rows if row.card_token not in known}
     for part in _parts(sorted(new)):
-        known.update(Card.objects.filter(token__in=part).values_list("token", "id"))
+        known.update(_CARDS.rows(part))
     for part in _parts(sorted(new.keys() - known.keys())):
         Card.objects.bulk_create([Card(token=token, display=new[token]) for token in part], ignore_conflicts=True)
-        known.update(Card.objects.filter(token__in=part).values_list("token", "id"))
+        known.update(_CARDS.rows(part))
 
 
 def terminals_ensure(rows: Iterable[ParsedTransaction], *, known: dict[str, int]) -> None:
     """Make the terminals that are new, and put the ids of all terminals of `rows` into `known` (key → id)."""
     new = {row.terminal_key: row for row in rows if row.terminal_key not in known}
     for part in _parts(sorted(new)):
-        known.update(Terminal.objects.filter(key__in=part).values_list("key", "id"))
+        known.update(_TERMINALS.rows(part))
     for part in _parts(sorted(new.keys() - known.keys())):
         Terminal.objects.bulk_create(
             [Terminal(key=k, name=new[k].terminal_name, category=new[k].terminal_category) for k in part],
             ignore_conflicts=True,
         )
-        known.update(Terminal.objects.filter(key__in=part).values_list("key", "id"))
+        known.update(_TERMINALS.rows(part))
 
 
 def transactions_find(*, source: str, external_ids: list[str]) -> dict[str, Content]:

@@ -7,6 +7,7 @@ from django.db import transaction
 from django.db.models import F
 
 from apps.core.errors import AppError
+from apps.core.prepared import Prepared
 from apps.fraud import jobs, selectors
 from apps.fraud.contracts import Asked, Refusal, ScoreAnswer
 from apps.fraud.models import ScoreState, Transaction
@@ -16,6 +17,7 @@ from ml_core.errors import InputError
 
 STALE_AFTER = timedelta(minutes=3)
 _REQUEUE_ROWS = 1_000
+_ATTEMPTS = Prepared(lambda ids: Transaction.objects.filter(pk__in=ids).values_list("id", "attempt"))
 
 
 class RequestRefusedError(AppError):
@@ -56,7 +58,7 @@ def requests_score(*, wanted: Sequence[tuple[int, int]], at: datetime) -> list[S
 
     A transaction that the engine refuses fails alone. Answers for all ids, in no particular order.
     """
-    attempts = dict(Transaction.objects.filter(pk__in=[pk for pk, _ in wanted]).values_list("id", "attempt"))
+    attempts = dict(_ATTEMPTS.rows([pk for pk, _ in wanted]))
     ids = sorted({pk for pk, attempt in wanted if attempts.get(pk) == attempt})
     try:
         scoring.transactions_score(ids=ids, at=at)

@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 
 from django.db import connection, transaction
+from django.db.models import QuerySet
 
 from apps.accounts.api import system_actor
 from apps.audit.api import AuditEvent, record
 from apps.core.errors import AppError
+from apps.core.prepared import Prepared
 from apps.core.rules import band_of
 from apps.engine.port import get_engine
 from apps.fraud import rules, selectors
@@ -60,6 +62,16 @@ class _Row:
     terminal: str
     source: str
     external_id: str
+
+
+_FIELDS = (
+    "id", "at", "utc_offset_s", "amount_cents", "currency", "label", "label_known_at", "card_id", "terminal_id",
+    "card__token", "terminal__key", "source", "external_id",
+)  # fmt: skip
+_NAMES = (*_FIELDS[:9], "card", "terminal", "source", "external_id")
+_FEW = 128  # a batch of requests has at most 64; those of imports are asked for by their ends
+_ROWS = Prepared(lambda ids: selectors.transactions_queued(ids=ids).values_list(*_FIELDS))
+_LOCKED = Prepared(lambda ids: _queued_locked(ids))
 
 
 def transactions_score(*, ids: Sequence[int], at: datetime, replay: bool = False) -> ScoredBatch:
@@ -192,13 +204,9 @@ def states_unpack(packed: bytes) -> dict[tuple[str, str], bytes]:
 
 
 def _rows(ids: Sequence[int]) -> list[_Row]:
-    fields = (
-        "id", "at", "utc_offset_s", "amount_cents", "currency", "label", "label_known_at", "card_id", "terminal_id",
-        "card__token", "terminal__key", "source", "external_id",
-    )  # fmt: skip
-    names = (*fields[:9], "card", "terminal", "source", "external_id")
-    found = selectors.transactions_queued(ids=ids).values_list(*fields)
-    rows = [_Row(**dict(zip(names, values, strict=True))) for values in found]
+    few = len(ids) <= _FEW
+    found = _ROWS.rows(ids) if few else selectors.transactions_queued(ids=ids).values_list(*_FIELDS)
+    rows = [_Row(**dict(zip(_NAMES, values, strict=True))) for values in found]
     return sorted(rows, key=lambda row: (row.at, row.id))
 
 
@@ -208,11 +216,16 @@ def _keys(rows: Sequence[_Row], field: str) -> list[str]:
 
 def _lock_rows(rows: Sequence[_Row]) -> None:
     """Lock the transactions themselves; if one is queued no more, another worker was here."""
-    queued = selectors.transactions_queued(ids=[row.id for row in rows])
+    ids = [row.id for row in rows]
+    if len(_LOCKED.rows(ids) if len(ids) <= _FEW else _queued_locked(ids)) != len(rows):
+        raise StatesMovedError("some of the transactions were scored meanwhile")
+
+
+def _queued_locked(ids: Sequence[int]) -> QuerySet[Transaction, tuple[int]]:
+    queued = selectors.transactions_queued(ids=ids)
     if connection.features.has_select_for_update:
         queued = queued.select_for_update(of=("self",))
-    if len(queued.order_by("id").values_list("id")) != len(rows):
-        raise StatesMovedError("some of the transactions were scored meanwhile")
+    return queued.order_by("id").values_list("id")
 
 
 def _write(
