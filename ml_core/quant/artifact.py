@@ -13,27 +13,27 @@ from ml_core.quant.quantizer import Quantizer
 from ml_core.quant.state import quantized_state
 
 
-def quantize_artifact(folder: Path, *, out: Path) -> tuple[ModelDescription, list[LayerReport]]:
-    """Write the INT8 form of the float artifact in `folder` to `out`.
+def quantize_artifact(folder: Path, *, out: Path, bits: int = 8) -> tuple[ModelDescription, list[LayerReport]]:
+    """Write the integer form (INT8, or of 6 or 4 bits) of the float artifact in `folder` to `out`.
 
     Metrics are not carried over, since nobody measured them on the new model; its teacher is the old one. Raises
-    InputError when the artifact is INT8 already.
+    InputError when the artifact is quantized already, and for other numbers of bits.
     """
     manifest = artifacts.read(folder)
     tensors = artifacts.load_tensors(folder)
     if any(name.endswith("weight_scale") for name in tensors):
-        raise InputError(f"{folder} is INT8 already")
+        raise InputError(f"{folder} is quantized already")
     model = build(manifest.kind, config=manifest.config)
     model.load_state_dict(tensors)
-    quantized, report = Quantizer(model).convert()
+    quantized, report = Quantizer(model, bits=bits).convert()
     extra = {
         name: (folder / name).read_bytes() for name in manifest.files if name not in {artifacts.WEIGHTS, artifacts.CARD}
     }
-    note = f"INT8 after training (W8A8) of {manifest.digest}; unmeasured."
+    note = f"INT{bits} after training (W{bits}A{bits}) of {manifest.digest}; unmeasured."
     description = artifacts.write(
         out,
         kind=manifest.kind,
-        name=f"{manifest.name} INT8",
+        name=f"{manifest.name} INT{bits}",
         recipe=manifest.recipe,
         config=manifest.config,
         tensors=quantized_state(quantized),

@@ -9,12 +9,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ml_core.quant import scheme
+from ml_core.quant.general import GeneralQuantLinear, PackedEmbedding
 from ml_core.quant.layers import QuantEmbedding, QuantLinear
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerReport:
-    """One layer: `sqnr_db` of the weight (signal over quantization noise), bytes before and after, `skipped`: why."""
+    """One layer: `sqnr_db` of the weight (signal over quantization noise), bytes before and after, `skipped`: why.
+
+    bytes are of tensors that no earlier row has, so that rows sum up to the model; `tied_to` names the row that has
+    this layer's weight. `smoothed` says where SmoothQuant's factor went.
+    """
 
     name: str
     kind: str
@@ -24,6 +29,8 @@ class LayerReport:
     bytes_after: int
     sqnr_db: float | None = None
     skipped: str = ""
+    tied_to: str = ""
+    smoothed: str = ""
 
 
 def describe(model: nn.Module, *, rows: Sequence[int] = (1, 16, 256, 4096)) -> list[dict[str, Any]]:
@@ -37,8 +44,15 @@ def describe(model: nn.Module, *, rows: Sequence[int] = (1, 16, 256, 4096)) -> l
                 for count in rows
             }
             found.append({"name": name, "scheme": "W8A8", "shape": list(module.weight.shape), "engines": engines})
-        elif isinstance(module, QuantEmbedding):
-            found.append({"name": name, "scheme": "W8", "shape": list(module.weight.shape), "engines": {}})
+        elif isinstance(module, GeneralQuantLinear):
+            device = module.weight.device.type
+            engines = {count: module.engine_for(rows=count, device=device) for count in rows}
+            shape = [module.out_features, module.in_features]
+            found.append({"name": name, "scheme": module.words, "shape": shape, "engines": engines})
+        elif isinstance(module, QuantEmbedding | PackedEmbedding):
+            kind = "W8" if isinstance(module, QuantEmbedding) else "W4"
+            shape = [module.num_embeddings, module.embedding_dim]
+            found.append({"name": name, "scheme": kind, "shape": shape, "engines": {}})
     return found
 
 
@@ -48,7 +62,7 @@ def sqnr_db(exact: Float[Tensor, "*s"], approximate: Float[Tensor, "*s"]) -> flo
     return float(10 * torch.log10(exact.double().pow(2).sum() / error))
 
 
-def parameter_bytes(module: nn.Module) -> int:
-    """Bytes of a module's own parameters and buffers."""
+def parameter_bytes(module: nn.Module, *, without: frozenset[int] = frozenset()) -> int:
+    """Bytes of a module's own parameters and buffers, but for those whose id is in `without`."""
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-    return sum(tensor.numel() * tensor.element_size() for tensor in own)
+    return sum(tensor.numel() * tensor.element_size() for tensor in own if id(tensor) not in without)

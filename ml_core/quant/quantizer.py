@@ -1,46 +1,111 @@
 """Quantizer: one call, two epochs of training with fake quantization, then a new model on integer layers."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ml_core.errors import InputError
-from ml_core.quant import scheme
-from ml_core.quant.describe import LayerReport, parameter_bytes, sqnr_db
-from ml_core.quant.layers import FakeQuantEmbedding, FakeQuantLinear, QuantEmbedding, QuantLinear
+from ml_core.quant import scheme, smooth, steps
+from ml_core.quant.convert import converted, stand_in
+from ml_core.quant.describe import LayerReport
+from ml_core.quant.layers import Fake
+from ml_core.quant.observe import floating, input_steps
 from ml_core.quant.swap import candidates, replace
 
 Batch = Any
-Outputs = Callable[[nn.Module, Batch], Tensor | Sequence[Tensor]]
+Shown = Tensor | Sequence[Tensor] | Mapping[str, Any]
+Outputs = Callable[[nn.Module, Batch], Shown]
 Loss = Callable[[nn.Module, Batch], Tensor]
+Dataset = Iterable[Batch] | Callable[[int], Iterable[Batch]]
+
+CALIBRATION_BATCHES = 8
 
 
 class Quantizer:
-    """W8A8 quantization of `model`, which is never changed.
+    """Quantization of `model`, which is never changed: linear layers, embeddings and heads to `bits` 8, 6 or 4.
 
-    Weights: symmetric int8, one absmax step an output row, recomputed from the trained weight at every step (not
-    learned). Activations: symmetric int8, one dynamic step a token. Norms, tables and everything but Linear and
-    Embedding stay in floating point; the report says so layer by layer. `skip` holds name patterns (fnmatch) of layers
-    to leave alone. bits = 4 (W4A4) is for training alone: `model` computes it, and `convert` has no layers for it.
+    model: any module; nn.Linear, nn.Embedding, transformers' Conv1D and, with `patches`, convolutions that embed
+    patches become integer layers. Norms, tables and everything else stay in floating point; the report says why.
+    skip: name patterns (fnmatch) of layers to leave alone.
+    Weights: symmetric, one step a row. The step is the row's largest magnitude over the largest level, recomputed from
+    the trained weight at every step, or with `learn_weight_scales` it is found by least squared error and then learned
+    (LSQ, Esser et al. 2020).
+    activations: "token", symmetric with a dynamic step a token, or "tensor", with one static step a layer, found on the
+    first batches and learned as LSQ does until ranges freeze. activation_bits: as `bits` unless given.
+    smooth: None, or the migration strength α from 0 (all difficulty stays in the activations) to 1 of a SmoothQuant
+    pre-pass (Xiao et al. 2022). It and static activations need data: `calibrate`, or `fit`, which does it first.
+    Raises InputError naming a wrong argument.
     """
 
-    def __init__(self, model: nn.Module, *, bits: int = 8, skip: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        bits: int = 8,
+        skip: Sequence[str] = (),
+        activation_bits: int | None = None,
+        activations: str = "token",
+        learn_weight_scales: bool = False,
+        smooth: float | None = None,
+        patches: bool = False,
+    ) -> None:
         scheme.levels_of(bits)
-        self.bits = bits
+        if activation_bits is not None and activation_bits not in scheme.BITS:
+            raise InputError(f"activation_bits: {activation_bits} is none of {', '.join(map(str, scheme.BITS))}")
+        if activations not in ("token", "tensor"):
+            raise InputError(f'activations: {activations!r} is neither "token" nor "tensor"')
+        if smooth is not None and not 0.0 <= smooth <= 1.0:
+            raise InputError(f"smooth: the migration strength lies between 0 and 1, not at {smooth}")
+        if isinstance(skip, str):
+            raise InputError(f"skip: a sequence of patterns, not the one string {skip!r}")
+        self.bits, self.activation_bits = bits, activation_bits or bits
+        self.activations, self.learn_weight_scales, self.alpha = activations, learn_weight_scales, smooth
+        self.skip, self.patches = tuple(skip), patches
+        self.smoothed: dict[str, str] = {}
         self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
-        self.skip = tuple(skip)
         self.model = copy.deepcopy(model).requires_grad_(True)
-        chosen = {id(module) for _, module, why in candidates(self.model, skip=self.skip) if not why}
-        self.model = replace(
-            self.model, chosen=lambda module: _fake(module, bits=bits) if id(module) in chosen else None
-        )
+        found = candidates(self.model, skip=self.skip, with_patches=patches)
+        chosen = {id(module) for _, module, why in found if not why}
+        self.model = replace(self.model, chosen=lambda module: self._fake(module) if id(module) in chosen else None)
+        self._calibrated = smooth is None and activations == "token"
+        if learn_weight_scales:
+            self._learn_weights()
+
+    def calibrate(
+        self, dataset: Dataset, *, outputs: Outputs | None = None, batches: int = CALIBRATION_BATCHES
+    ) -> "Quantizer":
+        """SmoothQuant's pre-pass and the ranges of static activations, from the first `batches` of the dataset.
+
+        Nothing is trained. outputs: as in `fit`; smoothing keeps them as they are. Called again it starts from what is
+        there. Raises InputError where there is no batch, or where a static layer saw none.
+        """
+        if batches < 1:
+            raise InputError(f"batches: at least 1, not {batches}")
+        shown = list(islice(dataset(0) if callable(dataset) else dataset, batches))
+        if not shown:
+            raise InputError("dataset: no batches")
+        self.model.eval()
+        take = _listed(outputs or _call)
+        if self.alpha is not None:
+            if not self.smoothed:
+                self.smoothed = smooth.smooth(self.model, shown, alpha=self.alpha, take=take)
+            if self.learn_weight_scales:
+                self._learn_weights()
+        if self.activations == "tensor":
+            layers = dict(self.model.named_modules())
+            for name, step in input_steps(self.model, shown, take=take).items():
+                layers[name].input_log_step = nn.Parameter(step.log())
+        self._calibrated = True
+        return self
 
     def fit(
         self,
-        dataset: Iterable[Batch] | Callable[[int], Iterable[Batch]],
+        dataset: Dataset,
         *,
         epochs: int = 2,
         loss: Loss | None = None,
@@ -48,27 +113,43 @@ class Quantizer:
         self_teacher: bool = True,
         teacher_share: float = 0.5,
         lr: float = 3e-5,
+        scale_lr: float = 1e-3,
         weight_decay: float = 0.0,
         max_grad_norm: float = 1.0,
+        freeze_after: int | None = 1,
         progress: Callable[[int, int, float], None] | None = None,
     ) -> "Quantizer":
         """Train under fake quantization; call it never for plain post-training quantization.
 
         dataset: batches, to be gone through `epochs` times (a sequence, or a function of the epoch from 0).
         loss: of (model, batch); outputs: what of (model, batch) the self-teacher compares, by default the model called
-        on the batch (tuple: positional, mapping: by name). The self-teacher's loss is the squared difference from the
+        on the batch (tuple: positional, mapping: by name); of a mapping, as transformers' models give, it takes the
+        floating-point tensors. The self-teacher's loss is the squared difference from the
         floating-point model's outputs over their variance; with a `loss` beside it, it has the share `teacher_share`.
+        scale_lr: of learned steps, relative (a step of the optimiser moves them by about this share). freeze_after:
+        learned steps stay as they are after so many epochs, None for never.
         progress: called with (step, steps or 0 where unknown, loss) after every step.
+        Raises InputError naming a wrong argument, or where the dataset has no batch.
         """
         if loss is None and not self_teacher:
             raise InputError("loss: needed where self_teacher is off")
+        if epochs < 0 or (freeze_after is not None and freeze_after < 0):
+            raise InputError(f"epochs and freeze_after: not below 0, as in {epochs} and {freeze_after}")
+        if not 0.0 <= teacher_share <= 1.0:
+            raise InputError(f"teacher_share: between 0 and 1, not {teacher_share}")
+        if min(lr, scale_lr, max_grad_norm) <= 0.0:
+            raise InputError("lr, scale_lr and max_grad_norm: above 0")
         share = 0.0 if not self_teacher else 1.0 if loss is None else teacher_share
         take = outputs or _call
-        optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, weight_decay=weight_decay)
+        if not self._calibrated:
+            self.calibrate(dataset, outputs=outputs)
+        optimizer = torch.optim.AdamW(self._groups(lr=lr, scale_lr=scale_lr, weight_decay=weight_decay))
         per_epoch = len(dataset) if hasattr(dataset, "__len__") else 0
         self.model.train()
         step = 0
         for epoch in range(epochs):
+            if freeze_after is not None and epoch >= freeze_after:
+                self._freeze()
             for batch in dataset(epoch) if callable(dataset) else dataset:
                 total = torch.zeros(())
                 if loss is not None and share < 1.0:
@@ -90,24 +171,48 @@ class Quantizer:
     def convert(self) -> tuple[nn.Module, list[LayerReport]]:
         """A new model on integer layers, in eval mode, on the CPU, and what was done to each layer.
 
-        Weights shared by several layers (tied) are quantized once and stay shared. Raises InputError unless bits = 8.
+        8 bits: int8. 6: int8 within ±31. 4: within ±7, two a byte. Weights shared by several layers (tied) are
+        quantized once and stay shared. Raises InputError where smoothing or static ranges still wait for data.
         """
-        if self.bits != 8:
-            raise InputError(f"bits: integer layers exist for 8 alone, not for {self.bits}")
-        model = copy.deepcopy(self.model).cpu().eval().requires_grad_(False)
-        report, levels, chosen = [], {}, {}
-        for name, module in model.named_modules():
-            if not isinstance(module, FakeQuantLinear | FakeQuantEmbedding):
-                continue
-            weight = module.weight
-            if id(weight) not in levels:
-                levels[id(weight)] = scheme.quantize_weight(weight)
-            chosen[id(module)] = _integer(module, *levels[id(weight)])
-            report.append(_converted(name, module, chosen[id(module)]))
-        for name, module, why in candidates(model, skip=self.skip):
-            if id(module) not in chosen:
-                report.append(_skipped(name, module, why=why))
-        return replace(model, chosen=lambda module: chosen.get(id(module))), report
+        if not self._calibrated:
+            raise InputError("calibrate: smoothing and static activations need data first, from calibrate or fit")
+        return converted(self.model, skip=self.skip, with_patches=self.patches, smoothed=self.smoothed)
+
+    @contextmanager
+    def floating(self) -> Iterator[nn.Module]:
+        """`model` in floating point: what it computes before rounding, smoothing included."""
+        with floating(self.model):
+            yield self.model
+
+    def _fake(self, module: nn.Module) -> Fake:
+        return stand_in(module, bits=self.bits, activation_bits=self.activation_bits)
+
+    def _learn_weights(self) -> None:
+        found: dict[int, nn.Parameter] = {}
+        for module in self._fakes():
+            key = id(module.weight)
+            if key not in found:
+                found[key] = nn.Parameter(steps.search(module.matrix, bits=self.bits).log())
+            module.weight_log_step = found[key]
+
+    def _fakes(self) -> list[Fake]:
+        return [module for module in self.model.modules() if isinstance(module, Fake)]
+
+    def _learned(self) -> list[nn.Parameter]:
+        both = [each for fake in self._fakes() for each in (fake.weight_log_step, fake.input_log_step)]
+        return list({id(each): each for each in both if each is not None}.values())
+
+    def _groups(self, *, lr: float, scale_lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        learned = self._learned()
+        ids = {id(each) for each in learned}
+        rest = [each for each in self.model.parameters() if id(each) not in ids]
+        groups: list[dict[str, Any]] = [{"params": rest, "lr": lr, "weight_decay": weight_decay}]
+        return groups + ([{"params": learned, "lr": scale_lr, "weight_decay": 0.0}] if learned else [])
+
+    def _freeze(self) -> None:
+        for each in self._learned():
+            each.requires_grad_(False)
+            each.grad = None
 
     def _teacher_loss(self, batch: Batch, *, take: Outputs) -> Tensor:
         with torch.no_grad():
@@ -117,63 +222,20 @@ class Quantizer:
         return torch.stack(losses).mean()
 
 
-def _call(model: nn.Module, batch: Batch) -> Tensor | Sequence[Tensor]:
+def _call(model: nn.Module, batch: Batch) -> Shown:
     if isinstance(batch, Mapping):
         return model(**batch)
     return model(*batch) if isinstance(batch, tuple | list) else model(batch)
 
 
-def _tensors(outputs: Tensor | Sequence[Tensor]) -> list[Tensor]:
+def _tensors(outputs: Shown) -> list[Tensor]:
+    if isinstance(outputs, Mapping):  # transformers' ModelOutput
+        outputs = [item for item in outputs.values() if isinstance(item, Tensor) and item.is_floating_point()]
     found = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    if not all(isinstance(item, Tensor) and item.is_floating_point() for item in found):
-        raise InputError("outputs: must return a floating-point tensor or a sequence of them")
+    if not found or not all(isinstance(item, Tensor) and item.is_floating_point() for item in found):
+        raise InputError("outputs: must return a floating-point tensor, or a sequence or mapping of them")
     return found
 
 
-def _fake(module: nn.Module, *, bits: int) -> nn.Module:
-    """The stand-in with the very same parameters, so that ties and the optimiser's view stay."""
-    if isinstance(module, nn.Linear):
-        linear = FakeQuantLinear(module.in_features, module.out_features, bias=False, device="meta")
-        linear.weight, linear.bias, linear.bits = module.weight, module.bias, bits
-        return linear.train(module.training)
-    assert isinstance(module, nn.Embedding)
-    shape = (module.num_embeddings, module.embedding_dim)
-    embedding = FakeQuantEmbedding(*shape, padding_idx=module.padding_idx, device="meta")
-    embedding.weight, embedding.bits = module.weight, bits
-    return embedding.train(module.training)
-
-
-def _integer(module: nn.Module, levels: Tensor, scale: Tensor) -> nn.Module:
-    if isinstance(module, FakeQuantLinear):
-        return QuantLinear(levels, scale, module.bias)
-    return QuantEmbedding(levels, scale)
-
-
-def _converted(name: str, module: nn.Module, new: nn.Module) -> LayerReport:
-    weight, levels, scale = module.weight, new.weight, new.weight_scale
-    assert isinstance(weight, Tensor)
-    assert isinstance(levels, Tensor)
-    assert isinstance(scale, Tensor)
-    return LayerReport(
-        name=name,
-        kind="Linear" if isinstance(new, QuantLinear) else "Embedding",
-        scheme="W8A8 by row, by token" if isinstance(new, QuantLinear) else "W8 by row",
-        shape=tuple(weight.shape),
-        bytes_before=parameter_bytes(module),
-        bytes_after=parameter_bytes(new),
-        sqnr_db=sqnr_db(weight.detach(), levels.float() * scale[:, None]),
-    )
-
-
-def _skipped(name: str, module: nn.Module, *, why: str) -> LayerReport:
-    size = parameter_bytes(module)
-    shape = next((tuple(parameter.shape) for parameter in module.parameters(recurse=False)), ())
-    return LayerReport(
-        name=name,
-        kind=type(module).__name__,
-        scheme="float",
-        shape=shape,
-        bytes_before=size,
-        bytes_after=size,
-        skipped=why,
-    )
+def _listed(take: Outputs) -> Callable[[nn.Module, Batch], list[Tensor]]:
+    return lambda model, batch: _tensors(take(model, batch))

@@ -1,6 +1,6 @@
 """The numbers of W8A8: symmetric int8 weights by row, symmetric int8 activations by token, and integer products.
 
-With fewer `bits` the same scheme has fewer levels; training alone can use those (the integer products are of int8).
+With 6 or 4 `bits` the same scheme has fewer levels, which the products take as int8 all the same.
 """
 
 from functools import cache
@@ -15,7 +15,7 @@ from ml_core.errors import InputError
 from ml_core.kernels.linear_w8a8.op import linear_w8a8
 
 LEVELS = 127  # -128 is left out, so that the scheme is symmetric
-BITS = (4, 8)
+BITS = (4, 6, 8)
 ZERO = 128  # activations are stored as uint8 = level + 128: what oneDNN's fast kernels take
 _TINY = 1e-12
 
@@ -29,22 +29,27 @@ _EXACT_INPUTS = 1_040  # sums of so many products of levels stay below 2^24, whe
 
 
 def levels_of(bits: int) -> int:
-    """The largest level: 127 for 8 bits, 7 for 4. Raises InputError for other numbers of bits."""
+    """The largest level: 127 for 8 bits, 31 for 6, 7 for 4. Raises InputError for other numbers of bits."""
     if bits not in BITS:
         raise InputError(f"bits: {bits} is none of {', '.join(map(str, BITS))}")
     return 2 ** (bits - 1) - 1
 
 
 def weight_scale(weight: Float[Tensor, "o i"], *, bits: int = 8) -> Float[Tensor, " o"]:
-    """One step a row: the largest magnitude over the largest level (absmax: not learned, no clipping)."""
-    return weight.detach().abs().amax(1).clamp_min(_TINY) / levels_of(bits)
+    """One step a row, in fp32 at least: the largest magnitude over the largest level (absmax: no clipping)."""
+    return _wide(weight).abs().amax(1).clamp_min(_TINY) / levels_of(bits)
 
 
 def quantize_weight(weight: Float[Tensor, "o i"], *, bits: int = 8) -> tuple[Int8[Tensor, "o i"], Float[Tensor, " o"]]:
     """Levels and steps of a weight, row by row."""
-    scale, most = weight_scale(weight, bits=bits), levels_of(bits)
-    levels = torch.round(weight.detach() / scale[:, None]).clamp_(-most, most)
-    return levels.to(torch.int8), scale
+    scale = weight_scale(weight, bits=bits)
+    return weight_levels(weight, scale, bits=bits), scale
+
+
+def weight_levels(weight: Float[Tensor, "o i"], scale: Float[Tensor, " o"], *, bits: int = 8) -> Int8[Tensor, "o i"]:
+    """Levels of a weight for given steps; what lies beyond the largest level is clipped to it."""
+    most = levels_of(bits)
+    return torch.round(_wide(weight) / scale[:, None]).clamp_(-most, most).to(torch.int8)
 
 
 def activation_scale(x: Float[Tensor, "*b i"], *, bits: int = 8) -> Float[Tensor, "*b 1"]:
@@ -60,10 +65,17 @@ def quantize_activation(
     return (x * scale.reciprocal()).add_(ZERO + 0.5).to(torch.uint8), scale
 
 
+def quantize_static(x: Float[Tensor, "*b i"], scale: Float[Tensor, ""], *, bits: int = 8) -> UInt8[Tensor, "*b i"]:
+    """Levels + 128 for one step for all of x; a half rounds up, what lies beyond the largest level is clipped."""
+    most = levels_of(bits)
+    # 128 is added before the cut to integers, which rounds towards zero
+    return (x * scale.reciprocal()).clamp(-most, most).add_(ZERO + 0.5).to(torch.uint8)
+
+
 def fake_weight(weight: Float[Tensor, "o i"], *, bits: int = 8) -> Float[Tensor, "o i"]:
     """The weight as its integer form says it, with a straight-through gradient (Bengio et al. 2013)."""
     levels, scale = quantize_weight(weight, bits=bits)
-    return weight + (levels.to(weight.dtype) * scale[:, None] - weight).detach()
+    return weight + ((levels.to(scale.dtype) * scale[:, None]).to(weight.dtype) - weight).detach()
 
 
 def fake_activation(x: Float[Tensor, "*b i"], *, bits: int = 8) -> Float[Tensor, "*b i"]:
@@ -71,6 +83,10 @@ def fake_activation(x: Float[Tensor, "*b i"], *, bits: int = 8) -> Float[Tensor,
     # half precision cannot hold 128 and a half
     levels, scale = quantize_activation(x.detach().to(torch.promote_types(x.dtype, torch.float32)), bits=bits)
     return x + (((levels.to(scale.dtype) - ZERO) * scale).to(x.dtype) - x).detach()
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.detach().to(torch.promote_types(x.dtype, torch.float32))
 
 
 def engine_for(*, rows: int, outputs: int, device: str) -> Engine:

@@ -263,7 +263,9 @@ def test_modules_that_read_their_childrens_weights_are_left_alone():
     x = torch.randn(2, 3, 16)
     converted, report = Quantizer(attention).convert()
     assert torch.allclose(converted(x, x, x)[0], attention(x, x, x)[0])
-    assert {layer.skipped for layer in report} == {"its parent reads the weights directly"}
+    assert {layer.skipped for layer in report} == {
+        "MultiheadAttention reads the weights directly (packed in_proj and its fast path)"
+    }
 
 
 def test_a_lone_linear_is_replaced_too():
@@ -287,7 +289,7 @@ def test_other_numbers_of_bits_are_refused(model, bits):
         Quantizer(model, bits=bits)
 
 
-def test_four_bits_train_on_fifteen_levels_and_have_no_integer_layers(model, ids):
+def test_four_bits_train_on_fifteen_levels(model, ids):
     quantizer = Quantizer(model, bits=4)
     weight = fake_weight(quantizer.model.first.weight, bits=4)
     levels = weight / weight.abs().amax(1, keepdim=True) * 7
@@ -297,8 +299,6 @@ def test_four_bits_train_on_fifteen_levels_and_have_no_integer_layers(model, ids
     coarse, fine = (Quantizer(model, bits=bits).model.eval()(ids) for bits in (4, 8))
     wanted = model.eval()(ids)
     assert (coarse - wanted).norm() > 4 * (fine - wanted).norm()
-    with pytest.raises(InputError, match="bits"):
-        quantizer.convert()
 
 
 @pytest.mark.parametrize("bits", [4, 8])
