@@ -17,11 +17,11 @@ RUN apt-get update \
  && install -d -o assay -g assay /data
 COPY constraints.txt constraints.txt
 COPY platform/requirements.txt platform/requirements.txt
-COPY ml_core/requirements.txt ml_core/requirements.txt
+COPY ml_core/requirements.txt ml_core/requirements-engines.txt ml_core/
 # https://download.pytorch.org/whl/cpu makes a far smaller image for machines without a GPU
 ARG TORCH_INDEX=https://pypi.org/simple
 RUN pip install -c constraints.txt --index-url "${TORCH_INDEX}" torch==2.13.0 \
- && pip install -c constraints.txt -r platform/requirements.txt -r ml_core/requirements.txt
+ && pip install -c constraints.txt -r platform/requirements.txt -r ml_core/requirements.txt -r ml_core/requirements-engines.txt
 COPY manage.py manage.py
 COPY platform platform
 COPY apps apps

@@ -100,7 +100,8 @@ class ScoreRequest:
     """Score `transactions` (sorted by `at`, ties by id) given the states of every card and terminal they touch.
 
     `labels` are applied before scoring. Reasons are computed for transactions whose probability is at least
-    `explain_from` (1.1: for none).
+    `explain_from` (1.1: for none). `engine`: which is to compute, by the name that a result has; empty for the one that
+    serves here.
     """
 
     model: ModelKey
@@ -108,6 +109,7 @@ class ScoreRequest:
     states: tuple[EntityState, ...] = ()
     labels: tuple[Label, ...] = ()
     explain_from: float = 1.1
+    engine: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,12 +143,16 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreResult:
-    """Scores in the order of the request, the states to write back (only those that changed), and who computed it."""
+    """Scores in the order of the request, the states to write back (only those that changed), and who computed it.
+
+    `engine`: engines differ by the rounding of floats, so a score is found again by the same one alone.
+    """
 
     model_digest: str
     scores: tuple[Score, ...]
     states: tuple[EntityState, ...]
     seconds: float
+    engine: str = ""
 
 
 # ---------------------------------------------------------------- radiology

@@ -2,6 +2,7 @@
 
 import threading
 from collections import OrderedDict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ml_core import artifacts
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
 class LocalEngine:
     """Runs students on this machine. Loaded models are kept by digest, the least recently used going first."""
 
-    def __init__(self, *, capacity: int = 4) -> None:
-        """`capacity`: how many loaded models are kept."""
+    def __init__(self, *, capacity: int = 4, tables: Path | None = None) -> None:
+        """`capacity`: how many loaded models are kept. `tables`: where `python -m ml_core measure` keeps its tables."""
         if capacity < 1:
             raise ValueError(f"capacity must be at least 1, not {capacity}")
-        self.capacity = capacity
+        self.capacity, self.tables = capacity, tables
         self._loaded: OrderedDict[str, FraudScorer | ReportDrafter] = OrderedDict()
         self._lock = threading.RLock()
 
@@ -74,14 +75,14 @@ class LocalEngine:
         """The loaded model; one thread loads, others that want it wait."""
         with self._lock:
             if model.digest not in self._loaded:
-                self._loaded[model.digest] = _load(model)
+                self._loaded[model.digest] = _load(model, tables=self.tables)
                 while len(self._loaded) > self.capacity:
                     self._loaded.popitem(last=False)
             self._loaded.move_to_end(model.digest)
             return self._loaded[model.digest]
 
 
-def _load(model: ModelKey) -> "FraudScorer | ReportDrafter":
+def _load(model: ModelKey, *, tables: Path | None) -> "FraudScorer | ReportDrafter":
     manifest = artifacts.read(model.folder)
     if manifest.digest != model.digest:
         raise ArtifactError(f"{model.folder} holds {manifest.digest}, not {model.digest}")
@@ -90,7 +91,7 @@ def _load(model: ModelKey) -> "FraudScorer | ReportDrafter":
     if model.kind is ModelKind.FRAUD:
         from ml_core.serving.fraud import FraudScorer
 
-        return FraudScorer(model.folder)
+        return FraudScorer(model.folder, tables=tables)
     from ml_core.serving.report import ReportDrafter
 
-    return ReportDrafter(model.folder)
+    return ReportDrafter(model.folder, tables=tables)

@@ -19,6 +19,12 @@ class InputError(EngineError):
     code = "input_invalid"
 
 
+class EngineMissing(EngineError):
+    """An engine was asked for whose package is not installed here, or that does not serve the model here."""
+
+    code = "engine_missing"
+
+
 class StateError(EngineError):
     """An entity state has an unknown version or is damaged."""
 

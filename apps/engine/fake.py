@@ -31,12 +31,15 @@ from ml_core.contracts import (
     StudyInput,
     Transaction,
 )
-from ml_core.errors import ArtifactError, InputError, StateError
+from ml_core.errors import ArtifactError, EngineMissing, InputError, StateError
 
 BASE_POINTS = 5.0
 LEAST_IMAGE_BYTES = 256
 FINDINGS = ("Pleural Effusion", "Pneumothorax", "Cardiomegaly", "Consolidation")
 _Memory = dict[tuple[EntityKind, str], dict[str, Any]]
+
+
+_NAME = "fake"
 
 
 class FakeEngine:
@@ -46,6 +49,8 @@ class FakeEngine:
         """Score transactions; returns changed states too."""
         started = time.perf_counter()
         _need(request.model, kind=ModelKind.FRAUD)
+        if request.engine not in ("", _NAME):
+            raise EngineMissing(f"engine: {request.engine!r} does not serve here, {_NAME!r} does")
         order = [(item.at, item.id) for item in request.transactions]
         if order != sorted(order):
             raise InputError("transactions: must be sorted by at, ties by id")
@@ -57,7 +62,11 @@ class FakeEngine:
         )
         states = _changed(memory, before=request.states)
         return ScoreResult(
-            model_digest=request.model.digest, scores=scores, states=states, seconds=time.perf_counter() - started
+            model_digest=request.model.digest,
+            scores=scores,
+            states=states,
+            seconds=time.perf_counter() - started,
+            engine=_NAME,
         )
 
     def learn_labels(

@@ -53,5 +53,5 @@ def get_engine() -> Engine:
     if settings.ENGINE == "local":
         from ml_core.engine import LocalEngine
 
-        return LocalEngine()
+        return LocalEngine(tables=settings.ENGINE_TABLES_DIR)
     raise ValueError(f"ENGINE must be local or fake, not {settings.ENGINE!r}")

@@ -275,6 +275,7 @@ class AlertSnapshot(models.Model):
     states = models.BinaryField()
     preceding = models.JSONField(default=list, blank=True)
     labels = models.JSONField(default=dict, blank=True)
+    engine = models.CharField(max_length=100, blank=True)  # that computed the score; empty: torch, not kept
     asked_at = models.DateTimeField(null=True, blank=True)
     outcome = models.CharField(max_length=40, blank=True)
     outcome_at = models.DateTimeField(null=True, blank=True)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +33,12 @@ from ml_core.data.card_state import FRAUD, GENUINE, Pool, decode_pool, encode_en
 from ml_core.data.extra_inputs import extras_of
 from ml_core.data.fraud_features import CHANNELS, FEATURES
 from ml_core.data.replay import Events, Inputs, advance, hash_keys
-from ml_core.errors import ArtifactError, InputError
+from ml_core.errors import ArtifactError, EngineMissing, InputError
 from ml_core.models.fraud_student import FraudStudent, FraudStudentConfig
 from ml_core.quant import load_quantized
+from ml_core.serving.engines.interface import REFERENCE
 from ml_core.serving.engines.programs import fraud_inputs, fraud_program
-from ml_core.serving.engines.served import served
+from ml_core.serving.engines.served import Served, served
 from ml_core.serving.fraud_reasons import explain
 
 CALL = 128  # the fewest ms a row on one core (docs/log.md, 2026-11-25): larger calls leave the cache
@@ -119,10 +121,24 @@ class FraudScorer:
 
     def probabilities(self, inputs: Inputs) -> npt.NDArray[np.float64]:
         """Calibrated probabilities, rounded to 1e-6."""
-        return np.round(self._evaluate(inputs), 6)
+        return np.round(self._evaluate(inputs, by=self.served), 6)
+
+    @property
+    def engine(self) -> str:
+        """The name of the engine that serves here."""
+        return REFERENCE.name if self.served is None else self.served.name
+
+    def _by(self, engine: str) -> Served | None:
+        """The engine of that name, empty for the one that serves; None is torch itself. Raises EngineMissing."""
+        if engine in ("", self.engine):
+            return self.served
+        if engine != REFERENCE.name:
+            raise EngineMissing(f"engine: {engine!r} does not serve this model here, {self.engine!r} does")
+        return None
 
     def _score(self, request: ScoreRequest, encoded: npt.NDArray[np.float32] | None) -> ScoreResult:
         began = time.perf_counter()
+        by = self._by(request.engine)
         transactions = request.transactions
         if any(a.at > b.at for a, b in zip(transactions, transactions[1:], strict=False)):
             raise InputError("transactions: not sorted by at")
@@ -134,28 +150,31 @@ class FraudScorer:
         inputs = advance(cards.pool, terminals.pool, _events(transactions, cards=cards, terminals=terminals))
         if encoded is not None:
             inputs = inputs.with_extras(encoded)
-        scores = self._scores(inputs, transactions, explain_from=request.explain_from)
+        scores = self._scores(inputs, transactions, explain_from=request.explain_from, by=by)
         return ScoreResult(
             model_digest=self.digest,
             scores=tuple(scores),
             states=cards.written() + terminals.written(),
             seconds=time.perf_counter() - began,
+            engine=REFERENCE.name if by is None else by.name,
         )
 
-    def _evaluate(self, inputs: Inputs) -> npt.NDArray[np.float64]:
+    def _evaluate(self, inputs: Inputs, *, by: Served | None) -> npt.NDArray[np.float64]:
         """Calls are CALL rows wide, one thread a core shares them out; no row's answer depends on the others."""
         parts = [slice(begin, begin + CALL) for begin in range(0, len(inputs), CALL)]
         with _one_thread_an_operator():
             if len(parts) < 2:
-                values = [self._call(inputs, part) for part in parts]
+                values = [self._call(inputs, part, by=by) for part in parts]
             else:
                 with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                    values = list(pool.map(lambda part: self._call(inputs, part), parts))
+                    values = list(pool.map(lambda part: self._call(inputs, part, by=by), parts))
         return np.concatenate(values) if values else np.zeros(0)
 
-    def _scores(self, inputs: Inputs, transactions: Sequence[Transaction], *, explain_from: float) -> list[Score]:
+    def _scores(
+        self, inputs: Inputs, transactions: Sequence[Transaction], *, explain_from: float, by: Served | None
+    ) -> list[Score]:
         """Bare scores, and explained ones from `explain_from` on."""
-        probability = self.probabilities(inputs)
+        probability = np.round(self._evaluate(inputs, by=by), 6)
         scores = [
             Score(transaction_id=t.id, probability=float(p)) for t, p in zip(transactions, probability, strict=True)
         ]
@@ -167,16 +186,16 @@ class FraudScorer:
             transactions=transactions,
             probability=probability,
             threshold=explain_from,
-            evaluate=self._evaluate,
+            evaluate=partial(self._evaluate, by=by),
         )
         for i, score in zip(high, explained, strict=True):
             scores[i] = score
         return scores
 
-    def _call(self, inputs: Inputs, part: slice) -> npt.NDArray[np.float64]:
+    def _call(self, inputs: Inputs, part: slice, *, by: Served | None) -> npt.NDArray[np.float64]:
         given = fraud_inputs(self.model, inputs, part)
         with torch.inference_mode():
-            logits = self.model(*given) if self.served is None else self.served({"b": len(given[0])}, *given)[0]
+            logits = self.model(*given) if by is None else by({"b": len(given[0])}, *given)[0]
             return torch.sigmoid(self.model.calibrated(logits).double()).numpy()
 
     def _warm_up(self) -> None:

@@ -44,13 +44,22 @@ def main() -> int:
     engine = ("local" if shipped else "fake") if options.engine == "auto" else options.engine
     rates = [float(rate) for rate in options.rates.split(",")]
     rows: list[dict[str, object]] = []
+    tables = Path(tempfile.mkdtemp(prefix="assay-engines-"))
+    if engine == "local":
+        student = ROOT / "ml_core" / "pretrained" / "fraud-student"
+        subprocess.run([sys.executable, "-m", "ml_core", "measure", student, "--tables", tables], cwd=ROOT, check=True,
+                       stdout=sys.stderr)  # fmt: skip
     for vendor in options.databases.split(","):
         with (
             tempfile.TemporaryDirectory(prefix="assay-bench-") as home,
             database(vendor, folder=Path(home)) as env,
             redis_running() as broker,
             ScoringStack(
-                home=Path(home), broker_url=broker, engine=engine, database_url=env.get("DATABASE_URL", "")
+                home=Path(home),
+                broker_url=broker,
+                engine=engine,
+                database_url=env.get("DATABASE_URL", ""),
+                tables=tables,
             ) as stack,
         ):
             stack.manage("fraud_demo", "--score", "queue")

@@ -18,6 +18,7 @@ from apps.registry import api as registry
 from ml_core.contracts import Score, ScoreRequest
 from ml_core.errors import EngineError
 
+_BEFORE_ENGINES = "torch int8"
 TOLERANCE = 1e-6  # of a probability; batches of another size may differ in the last bits of a float32
 
 
@@ -81,7 +82,13 @@ def _score(snapshot: AlertSnapshot) -> Score:
     )
     model = registry.model_get(alert.model_digest).key
     result = get_engine().score(
-        ScoreRequest(model=model, transactions=tuple(asked), states=states, explain_from=alert.threshold)
+        ScoreRequest(
+            model=model,
+            transactions=tuple(asked),
+            states=states,
+            explain_from=alert.threshold,
+            engine=snapshot.engine or _BEFORE_ENGINES,
+        )
     )
     return next(score for score in result.scores if score.transaction_id == scoring.engine_id(alert.transaction_id))
 

@@ -285,7 +285,8 @@ def _alerts_open(
         for row, score in chosen
     ]
     Alert.objects.bulk_create(alerts, batch_size=30)
-    AlertSnapshot.objects.bulk_create(_snapshots(rows, alerts=alerts, before=before), batch_size=200)
+    snapshots = _snapshots(rows, alerts=alerts, before=before, engine=result.engine)
+    AlertSnapshot.objects.bulk_create(snapshots, batch_size=200)
     return len(alerts)
 
 
@@ -332,7 +333,7 @@ def _alert(
 
 
 def _snapshots(
-    rows: Sequence[_Row], *, alerts: Sequence[Alert], before: dict[tuple[str, str], tuple[bytes, int]]
+    rows: Sequence[_Row], *, alerts: Sequence[Alert], before: dict[tuple[str, str], tuple[bytes, int]], engine: str
 ) -> list[AlertSnapshot]:
     """What each alert was scored from: its terminal and every card that the terminal's memory of this batch rests on.
 
@@ -354,6 +355,7 @@ def _snapshots(
                     states=states_pack({key: before.get(key, (b"", 0))[0] for key in keys}),
                     preceding=sorted(earlier),
                     labels={str(each.id): [each.label, int(when.timestamp())] for each, when in known if when},
+                    engine=engine,
                 )
             )
         of_card.setdefault(row.card, []).append(row)

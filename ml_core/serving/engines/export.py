@@ -13,9 +13,9 @@ from torch.export import Dim
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from ml_core.errors import InputError
+from ml_core.errors import EngineMissing, InputError
 from ml_core.serving.engines.forms import spelt
-from ml_core.serving.engines.interface import EngineMissing, Program, Sizes, System
+from ml_core.serving.engines.interface import Program, Sizes, System
 
 OPSET = 20
 _INT8, _BOOL = 3, 9  # onnx.TensorProto

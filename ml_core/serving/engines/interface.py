@@ -14,12 +14,6 @@ Sizes = Mapping[str, int]  # of the axes that vary: {"b": 1, "n": 32}
 Form = Literal["float", "native", "u8u8", "u8s8", "held", "fake"]
 
 
-class EngineMissing(EngineError):
-    """An engine was asked for whose package is not installed here."""
-
-    code = "engine_missing"
-
-
 class EngineRefused(EngineError):
     """An engine's outputs are not those of the torch CPU path; the message says by how much."""
 

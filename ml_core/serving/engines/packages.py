@@ -5,7 +5,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
-from ml_core.serving.engines.interface import EngineMissing
+from ml_core.errors import EngineMissing
 
 ABSENT = "absent"
 

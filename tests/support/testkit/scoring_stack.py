@@ -30,9 +30,14 @@ print("KEY", services.api_key_ensure(owner="shop", name="load", by=system_actor(
 
 
 class ScoringStack:
-    """Starts everything on entering and stops exactly that on leaving. `engine` is local or fake."""
+    """Starts everything on entering and stops exactly that on leaving. `engine` is local or fake.
 
-    def __init__(self, *, home: Path, broker_url: str, engine: str = "fake", database_url: str = "") -> None:
+    tables: where the measured tables of engines lie (a folder under `home` unless given).
+    """
+
+    def __init__(
+        self, *, home: Path, broker_url: str, engine: str = "fake", database_url: str = "", tables: Path | None = None
+    ) -> None:
         self.home = home
         self.broker_url = broker_url
         self.port = _free_port()
@@ -48,6 +53,8 @@ class ScoringStack:
         self.env.pop("DATABASE_URL", None)
         if database_url:
             self.env["DATABASE_URL"] = database_url
+        if tables is not None:
+            self.env["ENGINE_TABLES_DIR"] = str(tables)
         self._children: list[subprocess.Popen[bytes]] = []
 
     @property

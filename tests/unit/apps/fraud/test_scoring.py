@@ -106,3 +106,13 @@ def test_recomputing_says_so_when_the_stored_score_was_changed(alerts):
     (alert,) = alerts(1)
     Alert.objects.update(probability=alert.probability / 2)
     assert recompute.alert_recompute(alert_id=alert.pk, at=AT).outcome == "different"
+
+
+def test_an_alert_is_recomputed_by_the_engine_that_scored_it_or_not_at_all(alerts):
+    (alert,) = alerts(1)
+    assert alert.snapshot.engine == "fake"
+    AlertSnapshot.objects.update(engine="onnxruntime int8")
+    assert recompute.alert_recompute(alert_id=alert.pk, at=AT).outcome == "engine_missing"
+    # alerts of before engines were kept are torch's
+    AlertSnapshot.objects.update(engine="")
+    assert recompute.alert_recompute(alert_id=alert.pk, at=AT).outcome == "engine_missing"

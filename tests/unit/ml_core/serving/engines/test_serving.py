@@ -1,19 +1,22 @@
 """Measuring and serving on real engines: refusals with reasons, missing engines, the shipped fraud student's scores."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from ml_core.contracts import ScoreRequest, Transaction
+from ml_core.errors import EngineMissing
 from ml_core.evals.fraud import SHIPPED
 from ml_core.quant import Quantizer
 from ml_core.serving.engines import parity
 from ml_core.serving.engines import table as tables
 from ml_core.serving.engines.artifact import PROBABILITY, THRESHOLDS, described, measure_artifact
 from ml_core.serving.engines.build import compiled, export_for
-from ml_core.serving.engines.interface import SERVABLE, SYSTEMS, EngineMissing, Program
+from ml_core.serving.engines.interface import SERVABLE, SYSTEMS, Program
 from ml_core.serving.engines.measure import measure
 from ml_core.serving.engines.programs import simulated_inputs
 from ml_core.serving.engines.served import served
@@ -102,6 +105,16 @@ def test_the_shipped_fraud_student_is_served_alike_by_the_engine_that_was_chosen
     assert all(((wanted >= at) == (found >= at)).all() for at in THRESHOLDS)
     alone = [by_table.probabilities(part(some, row))[0] for row in range(40)]
     assert alone == found[:40].tolist(), "to the last bit, so that a recomputed alert is identical"
+    # what one engine scored is found again by asking for it
+    paid = Transaction(id="a", at=10**9, card="c", terminal="t", amount_cents=123_45)
+    request = ScoreRequest(model=None, transactions=(paid,), explain_from=0.0)
+    before, now = by_torch.score(request), by_table.score(request)
+    assert (before.engine, now.engine) == ("torch int8", ORT.name)
+    again = by_table.score(replace(request, engine="torch int8"))
+    assert (again.scores, again.engine) == (before.scores, "torch int8")
+    assert by_table.score(replace(request, engine=ORT.name)).scores == now.scores
+    with pytest.raises(EngineMissing, match="does not serve this model here"):
+        by_torch.score(replace(request, engine=ORT.name))
 
 
 def part(inputs, row):
