@@ -1,7 +1,7 @@
 """What `make test` runs: every test, then those that touch the database again on PostgreSQL, then what was skipped.
 
 The browser's tests come first and alone, since some measure times. The engine's, which need no database and no service,
-then run beside all others, at a lower priority.
+then run beside all others, at a lower priority, and on both cores when the others are done.
 """
 
 import os
@@ -9,14 +9,16 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import xml.etree.ElementTree as ElementTree
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 ENGINE, BROWSER = "tests/unit/ml_core", "tests/e2e"
+HEAVY = ("train", "kernels", "serving", "evals", "distill", "layers", "quant")
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from testkit import services  # noqa: E402 - the line above makes it importable when run by `make`
@@ -61,14 +63,16 @@ def _all(env: dict[str, str], *, folder: Path, postgres: str | None) -> list[Run
     """Browser tests, some of which measure times, alone; then the engine's beside all others."""
     sqlite = _without_database(env)
     runs = [_pytest([BROWSER], env=sqlite, report=folder / "browser.xml")]
-    beside = _Beside(folder, env=sqlite)
+    engine = _Engine(folder, env=sqlite)
+    engine.start()
     runs.append(_pytest([f"--ignore={ENGINE}", f"--ignore={BROWSER}"], env=sqlite, report=folder / "main.xml"))
     if postgres:
         print("\nOnce more on PostgreSQL: the tests that touch the database", flush=True)
         words = ["--database-only", f"--ignore={ENGINE}"]
         again = _pytest(words, env=env | {"DATABASE_URL": postgres}, report=folder / "postgres.xml")
         runs.append(replace(again, counts=False))
-    return [*runs, beside.wait()]
+    engine.start()
+    return [*runs, *engine.wait()]
 
 
 def joined(closings: list[str], *, seconds: float) -> str:
@@ -85,26 +89,47 @@ def joined(closings: list[str], *, seconds: float) -> str:
     return f"{said or 'no tests ran'} in {seconds:.2f}s"
 
 
-class _Beside:
-    """The engine's tests, running beside the others; their output is kept until it is waited for."""
+class _Engine:
+    """The engine's tests, folder by folder, each a pytest of its own; their output is kept until it is waited for."""
 
     def __init__(self, folder: Path, *, env: dict[str, str]) -> None:
-        self.report = folder / "engine.xml"
-        self._log = (folder / "engine.log").open("w+")
-        self._process = subprocess.Popen(
-            _command([ENGINE], report=self.report), cwd=ROOT, env=env, stdout=self._log, stderr=subprocess.STDOUT,
-            preexec_fn=lambda: os.nice(10),
-        )  # fmt: skip
+        self._folder, self._env = folder, env
+        parts = sorted(path for path in (ROOT / ENGINE).iterdir() if path.is_dir() and any(path.rglob("test_*.py")))
+        # the longest first, so that none of them begins when the other core has nothing left
+        parts.sort(key=lambda part: HEAVY.index(part.name) if part.name in HEAVY else len(HEAVY))
+        self._left: deque[tuple[str, list[str]]] = deque((part.name, [str(part)]) for part in parts)
+        self._left.append(("engine", [str(path) for path in sorted((ROOT / ENGINE).glob("test_*.py"))]))
+        self._threads: list[threading.Thread] = []
+        self._done: list[tuple[Run, list[str]]] = []
 
-    def wait(self) -> Run:
+    def start(self) -> None:
+        """Take up part after part, beside what has been started before."""
+        self._threads.append(threading.Thread(target=self._work))
+        self._threads[-1].start()
+
+    def wait(self) -> list[Run]:
         """Show what they printed, and how they ended."""
-        status = self._process.wait()
-        self._log.seek(0)
-        lines = self._log.read().splitlines()
-        self._log.close()
-        print("\nBeside them: the engine's tests", *lines, sep="\n", flush=True)
-        closing = next((line for line in reversed(lines) if line.strip()), "")
-        return Run(status=status, closing=closing, report=self.report)
+        for thread in self._threads:
+            thread.join()
+        print("\nBeside them: the engine's tests", flush=True)
+        for _, lines in self._done:
+            print(*lines, sep="\n", flush=True)
+        return [run for run, _ in self._done]
+
+    def _work(self) -> None:
+        while True:
+            try:
+                name, paths = self._left.popleft()
+            except IndexError:
+                return
+            report = self._folder / f"engine-{name}.xml"
+            done = subprocess.run(
+                ["nice", "-n", "10", *_command(paths, report=report)], cwd=ROOT, env=self._env, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, text=True, check=False,
+            )  # fmt: skip
+            lines = done.stdout.splitlines()
+            closing = next((line for line in reversed(lines) if line.strip()), "")
+            self._done.append((Run(status=done.returncode, closing=closing, report=report), [f"{name}:", *lines]))
 
 
 def _pytest(words: list[str], *, env: dict[str, str], report: Path) -> Run:
