@@ -16,19 +16,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ml_core.errors import InputError
+from ml_core.quant.general import GeneralQuantLinear, PackedEmbedding, QuantPatches
 from ml_core.quant.layers import QuantLinear
 from ml_core.quant.scheme import LEVELS, ZERO
 from ml_core.quant.swap import replace
 from ml_core.serving.engines.interface import Form
 
 _TINY = 1e-12
+_UNSPELT = (GeneralQuantLinear, QuantPatches, PackedEmbedding)
 
 
 def spelt(module: nn.Module, *, form: Form) -> nn.Module:
     """A copy of `module` whose QuantLinear layers have this form, to be exported or compiled.
 
-    Raises InputError where the form does not fit: "float" is for models without integer layers, others for such with.
+    Raises InputError where the form does not fit: "float" is for models without integer layers, others for such with;
+    and for integer layers that no form spells (static steps, 4 or 6 bits, factors of the input).
     """
+    if other := next((each for each in module.modules() if isinstance(each, _UNSPELT)), None):
+        raise InputError(f"form: no engine but torch runs {type(other).__name__} layers")
     integer = any(isinstance(each, QuantLinear) for each in module.modules())
     if integer == (form == "float"):
         raise InputError(f"form: {form!r} does not fit a model with{'' if integer else 'out'} integer layers")

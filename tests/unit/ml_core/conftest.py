@@ -1,8 +1,11 @@
 """Tests of the engine: shapes of public signatures are checked at run time (jaxtyping), one thread for torch."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from jaxtyping import install_import_hook
+from testkit import interpreter
 
 install_import_hook(["ml_core.kernels", "ml_core.layers", "ml_core.distill", "ml_core.quant"], "beartype.beartype")
 
@@ -13,3 +16,10 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_interpreter() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        interpreter.install(patch)
+        yield

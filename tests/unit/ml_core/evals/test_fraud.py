@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from ml_core.__main__ import main
 from ml_core.data.bank import simulate, write_parquet
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -43,8 +44,6 @@ def test_the_command_prints_one_json_object_and_writes_every_score(files, tmp_pa
     assert result["auc"] > 0.7
 
 
-def test_a_missing_file_is_an_error_with_its_name(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ml_core", "eval", "fraud", "--history", "nowhere.parquet", "--test", "no.parquet"]
-    done = subprocess.run([*command, "--json"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "nowhere.parquet" in json.loads(done.stdout.splitlines()[-1])["message"]
+def test_a_missing_file_is_an_error_with_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "fraud", "--history", "nowhere.parquet", "--test", "no.parquet", "--json"]) == 2
+    assert "nowhere.parquet" in json.loads(capsys.readouterr().out.splitlines()[-1])["message"]

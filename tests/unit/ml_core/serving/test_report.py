@@ -54,6 +54,7 @@ def png(grey):
     return stream.getvalue()
 
 
+@pytest.mark.usefixtures("shapes_checked_before")
 def test_a_batch_of_sixteen_and_sixteen_batches_of_one_say_the_same(drafter, sixteen):
     for study, together in zip(SIMULATED, sixteen, strict=True):
         (alone,) = draft(drafter, (study.study_uid, study.files[0][1]))
@@ -61,6 +62,7 @@ def test_a_batch_of_sixteen_and_sixteen_batches_of_one_say_the_same(drafter, six
         assert [finding.state for finding in alone.findings] == [finding.state for finding in together.findings]
 
 
+@pytest.mark.usefixtures("shapes_checked_before")
 def test_patients_in_one_batch_never_mix(drafter, sixteen):
     turned = list(reversed(SIMULATED))
     again = draft(drafter, *[(study.study_uid, study.files[0][1]) for study in turned])
@@ -68,6 +70,7 @@ def test_patients_in_one_batch_never_mix(drafter, sixteen):
     assert {each.study_key: text(each) for each in again} == {each.study_key: text(each) for each in sixteen}
 
 
+@pytest.mark.usefixtures("shapes_checked_before")
 def test_more_studies_than_fit_one_call_are_all_drafted(drafter, sixteen):
     names = [f"s-{i}" for i in range(2 * BATCH + 1)]
     many = draft(drafter, *[(name, study.files[0][1]) for name, study in zip(names, cycle(SIMULATED), strict=False)])

@@ -152,3 +152,16 @@ def test_a_form_that_does_not_fit_is_refused(tiny):
 
     with pytest.raises(InputError, match="does not fit"):
         spelt(tiny.module, form="float")
+
+
+def test_integer_layers_that_no_form_spells_are_refused():
+    import torch
+    from torch import nn
+
+    from ml_core.quant import Quantizer
+    from ml_core.serving.engines.forms import spelt
+
+    torch.manual_seed(0)
+    model, _ = Quantizer(nn.Sequential(nn.Linear(8, 8)), bits=4).convert()
+    with pytest.raises(InputError, match="no engine but torch runs GeneralQuantLinear"):
+        spelt(model, form="u8u8")
