@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 ENGINE, BROWSER = "tests/unit/ml_core", "tests/e2e"
-HEAVY = ("train", "kernels", "serving", "evals", "distill", "layers", "quant")
+HEAVY = ("serving", "train", "kernels", "distill", "evals", "layers", "data", "quant")
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from testkit import services  # noqa: E402 - the line above makes it importable when run by `make`
@@ -31,6 +31,8 @@ def main(paths: list[str]) -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="assay-test-") as folder, services.redis_running() as redis_url:
         env = os.environ | {"REDIS_URL": redis_url, "ASSAY_HOME": str(Path(folder) / "home")}
+        # each of the many interpreters that tests start would compile every source anew: a third of its start
+        env.pop("PYTHONDONTWRITEBYTECODE", None)
         postgres = services.postgres_url()
         runs = (
             _some(paths, env=env, folder=Path(folder)) if paths else _all(env, folder=Path(folder), postgres=postgres)
@@ -93,7 +95,8 @@ class _Engine:
     """The engine's tests, folder by folder, each a pytest of its own; their output is kept until it is waited for."""
 
     def __init__(self, folder: Path, *, env: dict[str, str]) -> None:
-        self._folder, self._env = folder, env
+        # the interpreters that tests start would each take both cores, and wait for one
+        self._folder, self._env = folder, env | {"OMP_NUM_THREADS": "1"}
         parts = sorted(path for path in (ROOT / ENGINE).iterdir() if path.is_dir() and any(path.rglob("test_*.py")))
         # the longest first, so that none of them begins when the other core has nothing left
         parts.sort(key=lambda part: HEAVY.index(part.name) if part.name in HEAVY else len(HEAVY))
