@@ -29,8 +29,8 @@ def key_authenticate(secret: str, /, *, origin: str = "") -> Actor | None:
     key = selectors.key_find(secret=secret)
     if key is None:
         return None
-    services.api_key_touch(key=key, at=clock.now())
-    return Actor(user_id=key.user_id, name=key.user.get_username(), role=key.user.role, origin=origin)
+    services.api_key_touch(key_id=key.id, last_used_at=key.last_used_at, at=clock.now())
+    return Actor(user_id=key.user_id, name=key.username, role=key.role, origin=origin)
 
 
 def account_ensure(*, name: str, role: Role, password: str) -> None:

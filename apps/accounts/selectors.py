@@ -2,20 +2,42 @@
 
 import hashlib
 import hmac
+from dataclasses import dataclass
+from datetime import datetime
 from zoneinfo import available_timezones
 
 from apps.accounts.models import ApiKey
+from apps.core.prepared import Prepared
 
 
-def key_find(*, secret: str) -> ApiKey | None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LiveKey:
+    """A key that may be used, and whose it is."""
+
+    id: int
+    last_used_at: datetime | None
+    user_id: int
+    username: str
+    role: str
+
+
+_LIVE = Prepared(
+    lambda prefixes: ApiKey.objects.filter(prefix__in=prefixes, revoked_at=None, user__is_active=True).values_list(
+        "secret_hash", "id", "last_used_at", "user_id", "user__username", "user__role"
+    )
+)
+
+
+def key_find(*, secret: str) -> LiveKey | None:
     """The live key that `secret` belongs to, with its user, or None."""
     parts = secret.split("_", 2)
     if len(parts) != 3 or parts[0] != "assay":
         return None
-    key = ApiKey.objects.select_related("user").filter(prefix=parts[1], revoked_at=None, user__is_active=True).first()
-    if key is None or not hmac.compare_digest(key.secret_hash, secret_hash(secret)):
+    found = _LIVE.rows([parts[1]])
+    if not found or not hmac.compare_digest(found[0][0], secret_hash(secret)):
         return None
-    return key
+    _, pk, last_used_at, user_id, username, role = found[0]
+    return LiveKey(id=pk, last_used_at=last_used_at, user_id=user_id, username=username, role=role)
 
 
 def secret_hash(secret: str) -> str:

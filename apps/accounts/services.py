@@ -41,10 +41,10 @@ def api_key_revoke(*, key: ApiKey, by: Actor, at: datetime) -> ApiKey:
     return key
 
 
-def api_key_touch(*, key: ApiKey, at: datetime) -> None:
+def api_key_touch(*, key_id: int, last_used_at: datetime | None, at: datetime) -> None:
     """Note that a key was used, at most once a minute."""
-    if key.last_used_at is None or at - key.last_used_at >= _USED_EVERY:
-        ApiKey.objects.filter(pk=key.pk).update(last_used_at=at)
+    if last_used_at is None or at - last_used_at >= _USED_EVERY:
+        ApiKey.objects.filter(pk=key_id).update(last_used_at=at)
 
 
 @transaction.atomic
