@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 from testkit import interpreter
 
 install_import_hook(["ml_core.kernels", "ml_core.layers", "ml_core.distill", "ml_core.quant"], "beartype.beartype")
@@ -23,3 +23,11 @@ def _quick_interpreter() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         interpreter.install(patch)
         yield
+
+
+@pytest.fixture
+def shapes_checked_before() -> Iterator[None]:
+    """For tests that do again what their module's fixtures did under the checks of shapes, which treble its time."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
