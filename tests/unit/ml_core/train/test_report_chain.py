@@ -73,7 +73,6 @@ def test_a_chain_leaves_students_that_draft_and_what_every_model_said(ran: Path)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("shapes_checked_before")
 def test_films_that_are_only_scored_do_not_change_the_student(ran: Path, tmp_path: Path) -> None:
     with EventLog(tmp_path) as log:
         run(tiny(), tmp_path, log)
