@@ -1,4 +1,7 @@
-"""Linear layers on this machine's CPU: QuantLinear by each integer engine against fp32 and bf16."""
+"""Quantization: latency of linear layers on this CPU by each engine, and with --loss what it costs in accuracy.
+
+Latency: QuantLinear by each integer engine against fp32 and bf16. Loss: bench_quant_loss, on the tasks named.
+"""
 
 import argparse
 from collections.abc import Callable
@@ -8,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ml_core.evals import bench_quant_loss
 from ml_core.evals.bench import BenchError, meta, row, timed
 from ml_core.quant.layers import QuantLinear
 from ml_core.quant.scheme import engines_cpu, quantize_weight
@@ -31,17 +35,26 @@ LEAST_SQNR_DB = 30.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--seconds."""
-    parser.add_argument("--seconds", type=float, default=0.3, help="time spent on each figure")
+    """--seconds, --loss, and those of bench_quant_loss."""
+    parser.add_argument("--seconds", type=float, default=0.3, help="time spent on each figure; 0 leaves latency out")
+    parser.add_argument("--loss", action="store_true", help="train, quantize and measure --tasks too (many minutes)")
+    bench_quant_loss.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Check that the engines give the same answer, near fp32's, then time. Raises BenchError where they do not."""
+    """Check that the engines give the same answer, near fp32's, then time. Raises BenchError where they do not.
+
+    With `loss` the rows and the description of bench_quant_loss stand behind.
+    """
     rows = []
     with torch.no_grad():
-        for shape in SHAPES:
+        for shape in SHAPES if args.seconds else ():
             rows += _shape(shape, seconds=args.seconds)
-    return {"meta": meta("quant"), "rows": rows}
+    about = meta("quant")
+    if args.loss:
+        losses = bench_quant_loss.run(args)
+        about, rows = losses["meta"], rows + losses["rows"]
+    return {"meta": about, "rows": rows}
 
 
 def _shape(shape: tuple[int, int, int], *, seconds: float) -> list[dict[str, Any]]:

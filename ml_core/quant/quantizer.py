@@ -121,6 +121,7 @@ class Quantizer:
     ) -> "Quantizer":
         """Train under fake quantization; call it never for plain post-training quantization.
 
+        Batch norms keep the float model's statistics.
         dataset: batches, to be gone through `epochs` times (a sequence, or a function of the epoch from 0).
         loss: of (model, batch); outputs: what of (model, batch) the self-teacher compares, by default the model called
         on the batch (tuple: positional, mapping: by name); of a mapping, as transformers' models give, it takes the
@@ -146,6 +147,9 @@ class Quantizer:
         optimizer = torch.optim.AdamW(self._groups(lr=lr, scale_lr=scale_lr, weight_decay=weight_decay))
         per_epoch = len(dataset) if hasattr(dataset, "__len__") else 0
         self.model.train()
+        for module in self.model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
         step = 0
         for epoch in range(epochs):
             if freeze_after is not None and epoch >= freeze_after:

@@ -19,6 +19,8 @@ from ml_core.quant.layers import Fake, FakeQuantConv1D, FakeQuantLinear
 from ml_core.quant.observe import floating, hooked
 
 _LEAST = 1e-5
+# a channel that calibration hardly saw counts as so much of the largest one: it may wake up later
+_QUIET = 0.01
 _TOLERANCE = 1e-3  # a wrong fold is off by factors of 4; a right one by nothing but rounding
 
 
@@ -119,7 +121,8 @@ def _groups(model: nn.Module, batch: Any, *, take: Callable[..., Any]) -> list[_
 def _factor(group: _Group, *, tops: dict[int, Tensor], alpha: float) -> Float[Tensor, " i"]:
     given = torch.stack([tops[id(layer)] for layer in group.layers]).amax(0)
     weight = torch.stack([layer.matrix.detach().float().abs().amax(0) for layer in group.layers]).amax(0)
-    factor = given.clamp_min(_LEAST) ** alpha / weight.clamp_min(_LEAST) ** (1.0 - alpha)
+    given = given.clamp_min(max(_LEAST, _QUIET * float(given.max())))
+    factor = given**alpha / weight.clamp_min(_LEAST) ** (1.0 - alpha)
     return factor.clamp(_LEAST, 1.0 / _LEAST)
 
 

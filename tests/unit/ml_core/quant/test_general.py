@@ -285,6 +285,14 @@ def test_describe_and_copies_know_every_scheme(model, ids):
         assert torch.equal(copy.deepcopy(converted)(ids), converted(ids))
 
 
+def test_batch_norms_keep_their_statistics_in_training():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Dropout(0.5))
+    quantizer = Quantizer(model).fit([(torch.randn(8, 6) + 5,)] * 3, epochs=1, lr=1e-3)
+    assert torch.equal(quantizer.model[1].running_mean, torch.zeros(6))
+    assert not torch.equal(quantizer.model[1].weight, model[1].weight)
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

