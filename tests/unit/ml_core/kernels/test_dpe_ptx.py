@@ -151,14 +151,15 @@ COMPILE = """if True:
     square = launch.Tiles(64, 64, 4, 2)
     found.append(("queries", square, compiled(back.queries_kernel, square, False)))
     found.append(("diagonals", square, compiled(back.diagonals_kernel, square, False, MASK=False, PARTS=1, B=64)))
-    compiled(kernel.forward_kernel, launch.Tiles(64, 32, 4, 2, ptx=False), False, "fp32")
-    compiled(kernel.forward_kernel, launch.Tiles(16, 64, 4, 3, ptx=False), False, "bf16")
-    for dtype in ("fp32", "bf16"):
+    # products of fp32 are unrolled: narrow heads, as wider ones repeat the same instructions
+    for dtype, size in (("fp32", {"HEAD": 16, "D": 16}), ("bf16", {})):
+        first = launch.Tiles(64, 32, 4, 2, ptx=False) if size else launch.Tiles(16, 64, 4, 3, ptx=False)
+        compiled(kernel.forward_kernel, first, False, dtype, **size)
         plain = launch.Tiles(32, 32, 4, 1, ptx=False)
-        more = {"KEYS_EVEN": True, "DQ": True, "DT": True, "ADD": "", "ADD_OPERANDS": ""}
+        more = {"KEYS_EVEN": True, "DQ": True, "DT": True, "ADD": "", "ADD_OPERANDS": ""} | size
         compiled(back.keys_kernel, plain, True, dtype, **more)
-        compiled(back.queries_kernel, plain, False, dtype)
-        compiled(back.diagonals_kernel, plain, False, dtype, MASK=False, PARTS=1, B=32)
+        compiled(back.queries_kernel, plain, False, dtype, **size)
+        compiled(back.diagonals_kernel, plain, False, dtype, MASK=False, PARTS=1, B=32, **size)
     compiled(kernel.copies_kernel, square, False, CLAMP=True, BLOCK=1024)
     compiled(back.rows_kernel, square, False, WITH_LSE=True)
     compiled(back.sums_kernel, square, False, PARTS=1, B=64)

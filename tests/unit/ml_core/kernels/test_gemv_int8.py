@@ -1,9 +1,6 @@
 """Few rows times an int8 weight: every path against naive in float64, what is refused, and which path is chosen."""
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,11 +13,11 @@ from ml_core.kernels.gemv_int8 import kernel, naive, op
 from ml_core.kernels.gemv_int8.op import _check, candidates, choose, gemv_int8, quantize_rows
 from ml_core.kernels.norm_qkv.paths import TABLE, PathTable, shape_of
 
-ROOT = Path(__file__).resolve().parents[4]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SLACK = 4.0  # a path may be this much further off than naive in the same dtype
 PATHS = ["triton", "triton-sum", "triton-dot", "triton-sum-8x64w4s3", "triton-dot-16x32w4s2"]
-SIZES = [(1, 1), (63, 100), (100, 63), (1000, 17), (33, 1000)]
+# on the CPU 202 columns: many blocks and a tail; a thousand would only be more of the interpreter's programs
+SIZES = [(1, 1), (63, 100), (100, 63), (1000, 17), (33, 1000 if DEVICE == "cuda" else 202)]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 # Triton's interpreter multiplies bf16's bits in tl.dot, and cuts where a GPU rounds: bf16 is tested on GPUs alone
 HERE = DTYPES if DEVICE == "cuda" else DTYPES[:2]
@@ -126,21 +123,6 @@ def test_large_values_do_not_overflow_in_half_precision_before_the_scale():
     scale = torch.full((3,), 1e-3, device=DEVICE)  # the bare sum is 3.8e6, beyond fp16's 65504
     for path in ("naive", *PATHS):
         assert torch.allclose(gemv_int8(x, weight, scale, path=path).float(), torch.tensor(3810.0), rtol=2e-3)
-
-
-def test_it_compiles_in_one_graph():
-    # apart: here jaxtyping's checks stand in every function, and dynamo cannot trace them
-    code = """if True:
-        import torch
-        from ml_core.kernels.gemv_int8.op import gemv_int8, quantize_rows
-        weight, scale = quantize_rows(torch.randn(63, 100))
-        x, bias = torch.randn(2, 100), torch.randn(63)
-        run = lambda x: gemv_int8(x * 2, weight, scale, bias) + 1
-        compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
-        assert torch.equal(compiled(x), run(x))
-        torch.library.opcheck(torch.ops.assay.gemv_int8, (x, weight, scale, bias, "auto"))
-    """
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,5 @@
 """Norm, MLP and residual: every path against naive in float64, forward and backward."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -22,10 +18,9 @@ from ml_core.kernels.norm_mlp.op import (
 from ml_core.kernels.norm_qkv.kernel import CANDIDATES
 from ml_core.kernels.norm_qkv.naive import Norm
 
-ROOT = Path(__file__).resolve().parents[4]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SLACK = 4.0  # a path may be this much further off than naive in the same dtype
-SHAPES = [(1, 1, 48, 64), (1, 63, 100, 40), (2, 100, 33, 72)]
+SHAPES = [(1, 1, 48, 64), (1, 63, 100, 40), (2, 25, 33, 72)]
 
 
 def draws(*shapes, seed=0):
@@ -163,23 +158,6 @@ def test_an_empty_batch_is_no_error(path):
     assert linear_residual(x, w, None, r, path=path).shape == (0, 5, 40)
     after = Norm(kind="layer", eps=1e-5)
     assert linear_residual(x, w, None, r, after=after, path=path).shape == (0, 5, 40)
-
-
-def test_it_compiles_in_one_graph():
-    # apart: here jaxtyping's checks stand in every function, and dynamo cannot trace them
-    code = """if True:
-        import torch
-        from ml_core.kernels.norm_mlp.op import norm_mlp
-        from ml_core.kernels.norm_qkv.naive import Norm
-        x, up, down = torch.randn(2, 7, 20), torch.randn(48, 20, requires_grad=True), torch.randn(20, 48)
-        norm = Norm(kind="layer", eps=1e-5)
-        run = lambda x, up, path: norm_mlp(x, (up, None), (down, None), activation="gelu", norm=norm, path=path)
-        compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
-        outs = compiled(x, up, "auto"), run(x, up, "naive")
-        assert torch.allclose(*outs, atol=1e-4)
-        assert torch.allclose(*(torch.autograd.grad(y.sum(), up)[0] for y in outs), atol=1e-3)
-    """
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 @pytest.mark.gpu

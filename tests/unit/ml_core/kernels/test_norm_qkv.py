@@ -1,9 +1,5 @@
 """Norm and projections: every path against naive in float64, forward and backward, and which path is chosen."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -13,11 +9,12 @@ from ml_core.kernels.norm_qkv.naive import Norm
 from ml_core.kernels.norm_qkv.op import _check, choose, norm_qkv
 from ml_core.kernels.norm_qkv.paths import PathTable, measure, shape_of
 
-ROOT = Path(__file__).resolve().parents[4]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SLACK = 4.0  # a path may be this much further off than naive in the same dtype
 PATHS = ["packed", "separate", "triton", "triton-16x32x32w4s2"]
-SHAPES = [(1, 1, 48, 1, 1, 48), (1, 63, 100, 3, 1, 48), (2, 50, 33, 2, 2, 64), (1, 1000, 17, 1, 1, 16)]
+SHAPES = [(1, 1, 48, 1, 1, 48), (1, 63, 100, 3, 1, 48), (2, 25, 33, 2, 2, 64), (1, 1000, 17, 1, 1, 16)]
+# but a thousand rows in the smallest tiles: the rule's own tiles for so many rows are what that shape is about
+PATHS_OF_SHAPES = [(path, shape) for shape in SHAPES for path in PATHS if shape[1] < 1000 or "x" not in path]
 
 
 def inputs(*, b=2, n=7, d=24, heads=2, kv_heads=2, k=16, kind="layer", bias=True, dtype=torch.float64, seed=0):
@@ -76,9 +73,8 @@ def test_naive_has_right_gradients():
     assert torch.autograd.gradcheck(lambda *tensors: call(*tensors, **given), (x, w, b, nw, nb))
 
 
-@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("kind", ["layer", "rms", None])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("path", "shape"), PATHS_OF_SHAPES)
 def test_a_path_is_as_near_to_the_truth_as_naive_forward_and_backward(path, kind, shape):
     b, n, d, heads, kv_heads, k = shape
     exact = inputs(b=b, n=n, d=d, heads=heads, kv_heads=kv_heads, k=k, kind=kind)
@@ -139,23 +135,6 @@ def test_without_norm_weights_or_bias(bias):
     wanted = call(x, w, b, None, None, path="naive", **given)
     single = [None if each is None else each.float() for each in (x, w, b)]
     assert off(call(*single, None, None, path="triton", **given), wanted) < 1e-6
-
-
-def test_it_compiles_in_one_graph_and_runs_what_torch_has():
-    # apart: here jaxtyping's checks stand in every function, and dynamo cannot trace them
-    code = """if True:
-        import torch
-        from ml_core.kernels.norm_qkv.naive import Norm
-        from ml_core.kernels.norm_qkv.op import norm_qkv
-        x, w = torch.randn(2, 7, 24), torch.randn(96, 24, requires_grad=True)
-        run = lambda x, w, path: norm_qkv(x, w, heads=2, norm=Norm(kind="layer", eps=1e-5), path=path)
-        compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
-        for got, wanted in zip(compiled(x, w, "auto"), run(x, w, "naive")):
-            assert torch.allclose(got, wanted, atol=1e-5)
-            found = [torch.autograd.grad(y.sum(), w, retain_graph=True)[0] for y in (got, wanted)]
-            assert torch.allclose(*found, atol=1e-4)
-    """
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 @pytest.mark.gpu
