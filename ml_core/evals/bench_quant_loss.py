@@ -22,6 +22,7 @@ from ml_core.quant import Quantizer
 from ml_core.seed import numpy_generator, seed_all
 
 TASKS = ("digits", "sst2", "fraud", "report", "ag_news")
+WORST = "quant/worst_task"
 EPOCHS = 2
 _REPLICATES = 2_000
 _LOG = logging.getLogger(__name__)
@@ -75,12 +76,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def worst_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each system the row of its largest loss, as case quant/worst_task."""
+    """For each system the row of its largest loss, as the case WORST."""
     found = []
     losses = [row for row in rows if row["metric"] == "loss_pct"]
     for system in dict.fromkeys(row["system"] for row in losses):
         worst = max((row for row in losses if row["system"] == system), key=lambda row: row["value"])
-        found.append(worst | {"case": "quant/worst_task", "task": worst["case"].removeprefix("quant/")})
+        found.append(worst | {"case": WORST, "task": worst["case"].removeprefix("quant/")})
     return found
 
 
