@@ -1,6 +1,7 @@
 """The step on the device writes what ReportStudent.decode_plan writes: the same tokens, probabilities to 1e-5."""
 
 import copy
+import functools
 import json
 import random
 import shutil
@@ -90,17 +91,29 @@ BATCHES = {
 }
 
 
+@pytest.fixture(scope="module")
+def by_decode_plan(student):
+    """What decode_plan writes for one of the batches, computed once for every way to decode it."""
+
+    @functools.cache
+    def write(name, *, seed, limit, device):
+        lengths = BATCHES[name]
+        read = memory(student, len(lengths), seed=seed).to(device)
+        return student.to(device).decode_plan(read, plans(*lengths, seed=seed), stop=STOPPING, limit=limit)
+
+    return write
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("every", [1, 8, 1000])
-@pytest.mark.parametrize("lengths", list(BATCHES.values()), ids=list(BATCHES))
-def test_it_writes_what_decode_plan_writes(student, device, every, lengths):
-    decoder = PlanDecoder(student.to(device), device=device, every=every)
+@pytest.mark.parametrize("name", list(BATCHES))
+def test_it_writes_what_decode_plan_writes(student, by_decode_plan, device, every, name):
+    decoder, lengths = PlanDecoder(student.to(device), device=device, every=every), BATCHES[name]
     for seed in range(3):
         asked, read = plans(*lengths, seed=seed), memory(student, len(lengths), seed=seed).to(device)
         for limit in (40, 3, 0):
-            given = {"stop": STOPPING, "limit": limit}
-            wanted = student.decode_plan(read, asked, **given)
-            sentences = same(decoder.decode(read, asked, **given), wanted)
+            wanted = by_decode_plan(name, seed=seed, limit=limit, device=device)
+            sentences = same(decoder.decode(read, asked, stop=STOPPING, limit=limit), wanted)
             assert sentences > 0 or not any(lengths)
     student.to("cpu")
 
@@ -206,12 +219,16 @@ def test_a_student_on_super_operators_is_written_by_the_same_step(student):
     assert same(PlanDecoder(fused, device="cpu").decode(read, asked, stop=STOPPING, limit=5), wanted) == 6
 
 
+@pytest.fixture(scope="module")
+def shipped():
+    return ReportDrafter(SHIPPED, device="cpu")
+
+
 @pytest.mark.parametrize(("int8", "within"), [(False, 1e-5), (True, 1e-2)])
-def test_the_shipped_student_writes_the_same_reports(int8, within):
+def test_the_shipped_student_writes_the_same_reports(shipped, int8, within):
     """Its plans are those of decided findings. With its weights as floats: to 1e-5. As it ships its inputs are rounded
     to levels too, where the last bit of attention can tip one: the same words, probabilities to 1e-2."""
-    drafter = ReportDrafter(SHIPPED, device="cpu")
-    student = drafter.student if int8 else replace(drafter.student, chosen=_widened)
+    student = shipped.student if int8 else replace(copy.deepcopy(shipped.student), chosen=_widened)
     tokenizer = ReportTokenizer((SHIPPED / TOKENIZER).read_text())
     torch.manual_seed(0)
     with torch.inference_mode():
@@ -244,14 +261,13 @@ def draft(drafter, studies):
     return drafter.draft(DraftRequest(model=key, studies=asked)).drafts
 
 
-def test_a_drafter_drafts_the_same_through_either():
+def test_a_drafter_drafts_the_same_through_either(shipped, monkeypatch):
     """On CUDA a drafter takes the step on the device, on the CPU decode_plan; here both on one CPU."""
     studies = make_studies(731, patients=6, priors=0.0)
-    drafter = ReportDrafter(SHIPPED, device="cpu")
-    assert drafter.decoder is None
-    wanted = draft(drafter, studies)
-    drafter.decoder = PlanDecoder(drafter.student, device="cpu")
-    got = draft(drafter, studies)
+    assert shipped.decoder is None
+    wanted = draft(shipped, studies)
+    monkeypatch.setattr(shipped, "decoder", PlanDecoder(shipped.student, device="cpu"))
+    got = draft(shipped, studies)
     assert sum(len(each.sentences) for each in wanted) > 6
     for mine, theirs in zip(got, wanted, strict=True):
         assert [(s.section, s.text, s.finding) for s in mine.sentences] == [
@@ -259,7 +275,7 @@ def test_a_drafter_drafts_the_same_through_either():
         ]
         for one, other in zip(mine.sentences, theirs.sentences, strict=True):
             assert one.confidence == pytest.approx(other.confidence, abs=1e-2)  # int8, as above
-    assert drafter.decoder._states  # it was used
+    assert shipped.decoder._states  # it was used
 
 
 @pytest.mark.gpu
