@@ -27,6 +27,8 @@ def rules_choose(model: nn.Module, films: Films, *, device: str) -> dict[str, An
     basis = films.held_out_films if real else films.simulated_check
     truth = labels_matrix(films.held_out) if real else presence(basis)
     scores = presence_predict(model, basis.images, device=device)
+    check = films.simulated_check
+    simulated = presence_predict(model, check.images, device=device) if real else scores
     aucs = auc_mean(truth, scores)
     thresholds, hedges = {}, {}
     for index, name in enumerate(FINDINGS):
@@ -38,7 +40,7 @@ def rules_choose(model: nn.Module, films: Films, *, device: str) -> dict[str, An
     return {
         "thresholds": thresholds,
         "hedges": hedges,
-        "simulated": _simulated(model, films, device=device),
+        "simulated": _simulated(presence(check), simulated),
         "gate": 0.9 if real else 0.5,
         "basis": "real" if real else "simulated",
         "positives": films.positives,
@@ -46,9 +48,7 @@ def rules_choose(model: nn.Module, films: Films, *, device: str) -> dict[str, An
     }
 
 
-def _simulated(model: nn.Module, films: Films, *, device: str) -> dict[str, float]:
-    truth = presence(films.simulated_check)
-    scores = presence_predict(model, films.simulated_check.images, device=device)
+def _simulated(truth: NDArray[np.float32], scores: NDArray[np.float32]) -> dict[str, float]:
     aucs = auc_mean(truth, scores, least=_LEAST_POSITIVES)
     return {
         name: best_threshold(truth[:, index], scores[:, index])
