@@ -17,7 +17,7 @@ def keys(tmp_path, monkeypatch):
         folder = tmp_path / str(number)
         digest = artifact_make(folder, weights=bytes([number]))
         made.append(ModelKey(kind=ModelKind.FRAUD, digest=digest, folder=str(folder)))
-    monkeypatch.setattr(module, "_load", lambda model: object())
+    monkeypatch.setattr(module, "_load", lambda model, tables: object())
     return made
 
 
@@ -30,7 +30,7 @@ def test_the_least_recently_used_model_goes_first(keys):
 
 def test_a_model_is_loaded_once(keys, monkeypatch):
     calls = []
-    monkeypatch.setattr(module, "_load", lambda model: calls.append(model) or object())
+    monkeypatch.setattr(module, "_load", lambda model, tables: calls.append(model) or object())
     engine = LocalEngine()
     engine.load(keys[0])
     engine.load(keys[0])
