@@ -1,5 +1,7 @@
 """What every benchmark of the engine shares: timing with its spread, and the one form of result."""
 
+import json
+import logging
 import os
 import platform
 import statistics
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ml_core.errors import EngineError
+
+_LOG = logging.getLogger(__name__)
 
 
 class BenchError(EngineError):
@@ -55,10 +59,10 @@ def timed(call: Callable[[], object], *, seconds: float = 0.3, least: int = 5, m
 
 
 def row(case: str, *, system: str, metric: str, unit: str, values: list[float]) -> dict[str, Any]:
-    """One row: the median, with the 5th and 95th percentile as low and high."""
+    """One row: the median, with the 5th and 95th percentile as low and high. Logged too: a run may not end well."""
     ordered = sorted(values)
     edge = max(0, round(0.05 * (len(ordered) - 1)))
-    return {
+    made = {
         "case": case,
         "system": system,
         "metric": metric,
@@ -68,6 +72,8 @@ def row(case: str, *, system: str, metric: str, unit: str, values: list[float]) 
         "high": ordered[-1 - edge],
         "n": len(ordered),
     }
+    _LOG.info("%s", json.dumps(made))
+    return made
 
 
 def _command() -> str:

@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", action="store_true", help="teacher's features from the disk: pays on a CPU")
     parser.add_argument("--graphs", action="store_true", help="training steps as CUDA graphs: small students on a GPU")
     parser.add_argument("--worker", action="store_true", help="stop, without rows, when others are at all that is left")
+    parser.add_argument("--recorded", action="store_true", help="rows of what --work holds, wherever it was trained")
     parser.add_argument("--replicates", type=int, default=REPLICATES)
     parser.add_argument("--text-data", type=Path, help="folder of TASK/{train,dev}.parquet")
     parser.add_argument("--teacher", type=Path, help="folder of the text teacher (config.json, safetensors, tokenizer)")
@@ -71,11 +72,14 @@ def run(args: argparse.Namespace, *, trainer: Trainer) -> dict[str, Any]:
         films=args.films,
         stem=args.stem,
         waits=not args.worker,
+        recorded=args.recorded,
     )
     if args.seeds < 1:
         raise InputError("seeds: at least one")
     if args.worker and args.out:
         raise InputError("worker: computes no rows, so there is nothing to write to --out")
+    if args.recorded and (args.worker or args.tune):
+        raise InputError("recorded: trains nothing, so it goes with neither --worker nor --tune")
     path = args.tuned or args.work / "tuned.json"
     if args.tune:
         path = args.work / "tuned.json"
@@ -97,7 +101,7 @@ def run(args: argparse.Namespace, *, trainer: Trainer) -> dict[str, Any]:
         if args.merge and args.out.exists():
             body = merged(json.loads(args.out.read_text()), new=body)
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(body, indent=1) + "\n")
+        args.out.write_text(_text(body))
         _LOG.info("wrote %s", args.out)
     return body
 
@@ -110,6 +114,12 @@ def merged(old: dict[str, Any], *, new: dict[str, Any]) -> dict[str, Any]:
     before = [{key: value for key, value in old["meta"].items() if key != "earlier"}, *old["meta"].get("earlier", [])]
     earlier = [about for about in before if about["date"] in runs]
     return {"meta": new["meta"] | {"earlier": earlier}, "rows": kept + new["rows"]}
+
+
+def _text(body: dict[str, Any]) -> str:
+    """The result as JSON, a line a row."""
+    rows = ",\n".join(json.dumps(row) for row in body["rows"])
+    return f'{{"meta": {json.dumps(body["meta"], indent=1)},\n"rows": [\n{rows}\n]}}\n'
 
 
 def _words(text: str) -> tuple[str, ...]:

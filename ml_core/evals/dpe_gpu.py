@@ -5,6 +5,7 @@ table, over block sizes and stages. b 1, h 12, k 64, bf16, as in engine.md secti
 """
 
 import itertools
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,7 @@ from ml_core.kernels.dpe_attention.op import dpe_attention
 from ml_core.seed import torch_generator
 
 H, K = 12, 64
+_LOG = logging.getLogger(__name__)
 SLACK = 4.0  # of naive's own error in bf16
 WRITTEN_OUT = 8192  # tokens up to which a bias of h · n² in bf16 fits beside its gradient
 FLOPS = {"fwd": 4, "fwdbwd": 14}  # times h · n² · k: two products forward, five more backward, two flops each
@@ -73,6 +75,7 @@ def _tune(inputs: tuple[Tensor, ...]) -> dict[str, list[str]]:
 
     keys, more = fastest(launch.KEYS, backward)
     launch.prefer(forward=forward, keys=keys)
+    _LOG.info("n %d: forward %s; keys %s", q.shape[2], said, more)
     return {"forward": said, "keys": more, "taken": [str(forward), str(keys)]}
 
 
@@ -156,6 +159,9 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, table: Tensor, *, do: Tensor, tuned: 
     attend_blocks: Any = flex_attention  # its overloads want options of a type that torch does not export
 
     def call(options: dict[str, int]) -> Callable[..., Tensor]:
+        # the compiler keeps few versions of one function, and beyond them runs it uncompiled
+        torch._dynamo.reset()
+
         def attend(q: Tensor, k: Tensor, v: Tensor, table: Tensor) -> Tensor:
             def biased(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
                 return score + table[h, i - j + reach]
@@ -183,4 +189,5 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, table: Tensor, *, do: Tensor, tuned: 
         tuned["flex_backward"] = [str(error)]
         return _pair(call(forward), q, k, v, table, do=do)[0], None
     tuned["flex_backward"] = more
+    _LOG.info("flex_attention: forward %s; with backward %s", said, more)
     return _pair(call(forward), q, k, v, table, do=do)[0], _pair(call(best), q, k, v, table, do=do)[1]

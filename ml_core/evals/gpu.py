@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 import torch
 
 from ml_core.evals.bench import BenchError, meta, row
+from ml_core.kernels.capture import uncollected
 
 Option = TypeVar("Option")
+_GROUP = 10  # calls launched behind one another
 
 
 def gpu_meta(name: str, *, packages: tuple[str, ...] = ("torch", "triton", "transformers")) -> dict[str, Any]:
@@ -28,24 +30,30 @@ def gpu_meta(name: str, *, packages: tuple[str, ...] = ("torch", "triton", "tran
 
 
 def cuda_times(call: Callable[[], object], *, seconds: float = 0.3, least: int = 10, most: int = 1000) -> list[float]:
-    """Milliseconds of each call on the GPU, by events around it; after three calls to warm up."""
+    """Milliseconds of each call on the GPU, by events around it; after three calls to warm up.
+
+    Calls are launched behind one another in groups, so that the GPU has work while the host launches the next; of each
+    group the first, which finds the GPU idle and waits for the host, does not count. A call whose launches take longer
+    than its work still measures the host.
+    """
     for _ in range(3):
         call()
-    torch.cuda.synchronize()
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < least or (time.perf_counter() < end and len(times) < most):
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        call()
-        stop.record()
-        stop.synchronize()
-        times.append(start.elapsed_time(stop))
+        torch.cuda.synchronize()
+        pairs = [tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) for _ in range(_GROUP)]
+        for start, stop in pairs:
+            start.record()
+            call()
+            stop.record()
+        torch.cuda.synchronize()
+        times += [start.elapsed_time(stop) for start, stop in pairs[1:]]
     return times
 
 
-def replayed_ms(call: Callable[[], object], *, repeats: int = 20) -> float:
-    """Milliseconds of a call without its launch: the median over replays of a graph of `repeats` of them."""
+def replay(call: Callable[[], object], *, repeats: int = 1) -> Callable[[], None]:
+    """`repeats` calls as one CUDA graph: their work without the host's share."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -53,10 +61,15 @@ def replayed_ms(call: Callable[[], object], *, repeats: int = 20) -> float:
             call()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with uncollected(), torch.cuda.graph(graph):
         for _ in range(repeats):
             call()
-    return statistics.median(cuda_times(graph.replay, seconds=0.0, least=9)) / repeats
+    return graph.replay
+
+
+def replayed_ms(call: Callable[[], object], *, repeats: int = 20) -> float:
+    """Milliseconds of a call without its launch: the median over replays of a graph of `repeats` of them."""
+    return statistics.median(cuda_times(replay(call, repeats=repeats), seconds=0.0, least=9)) / repeats
 
 
 def joules(call: Callable[[], object], *, seconds: float = 1.0) -> list[float]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ml_core.errors import InputError
+from ml_core.kernels.capture import uncollected
 
 MOST_BUCKETS = 16
 _WARM_UPS = 3  # cuBLAS and Triton settle workspaces and tiles in their first calls, which a capture must not see
@@ -253,7 +254,7 @@ class GraphPool:
             torch.cuda.empty_cache()
             before = torch.cuda.memory_reserved(self.device)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._handle, stream=self._stream):
+            with uncollected(), torch.cuda.graph(graph, pool=self._handle, stream=self._stream):
                 result = call()
             self.bytes += torch.cuda.memory_reserved(self.device) - before
         self._captured.append(Captured(graph=graph, result=result))

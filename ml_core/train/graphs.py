@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ml_core.kernels.capture import uncollected
+
 Batch = Mapping[str, Tensor]
 Step = Callable[[dict[str, Tensor], Tensor], Any]
 _MOST = 24
@@ -55,7 +57,7 @@ class StepGraphs:
             return self._step(dict(batch), self._progress)
         held = {name: tensor.clone() for name, tensor in batch.items()}
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        with uncollected(), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             result = self._step(held, self._progress)
         self._graphs[key] = (graph, held, result)
         graph.replay()  # a capture computes nothing

@@ -6,7 +6,8 @@
 #   ROOT=... LIMIT=240 [GPUS=1 PROCS=10] bash tests/bench/distill_gpu.sh small FILE.json
 # ROOT: data/TASK/*.parquet, all-mpnet-base-v2, all-MiniLM-L6-v2 (docs/howto/distill-bench.md); general/ is made there.
 # run: the teachers; settings of every student on SNLI, which no table reports; the general starts; then the cells of
-# STUDENTS in that order. LIMIT: wall-clock seconds. What is finished counts, and the same command goes on behind it.
+# STUDENTS in that order, of TASKS those before a "|" first. LIMIT: wall-clock seconds. What is finished counts, and the
+# same command goes on behind it.
 # PROCS: processes a GPU (7: one keeps up to 10 GiB of a teacher's features). EXTRA="--quick --seeds 1" DEVICE=cpu tries it.
 # pack: leaves FOLDER/STUDENT.tgz each: unpacked, a --work folder from which `bench distill` computes rows without training.
 # unpack: the other way, so that `run` goes on behind what those hold; teachers are trained again.
@@ -84,21 +85,28 @@ general() {  # number, recipe, student
     --input "text_data=$ROOT/data" --input "teacher=$ROOT/all-mpnet-base-v2" --out "$ROOT/general" "device=$DEVICE" $GRAPHED \
     ${GENERAL:-} >> "$WORK/log/$3" 2>&1
 }
-work() {  # number; all cells of the students whose settings are chosen, again and again until nothing is left to take
-  local n=$1 waiting=1 student tasks task
+work() {  # number; all cells of the students whose start is there, again and again until nothing is left to take
+  local n=$1 waiting=1 student tasks task some group
+  IFS='|' read -ra some <<< "$TASKS"
   while [ "$waiting" = 1 ] && [ "$(left)" -gt 5 ]; do
     waiting=0
-    for student in $STUDENTS; do
-      if [ ! -e "$WORK/$student/tuned.json" ]; then waiting=1; continue; fi
-      tasks=$(for task in $TASKS; do printf '%s/%s,' "$student" "$task"; done)
-      bench "$n" "$student" "$tasks" --systems "${SYSTEMS:-six}" || waiting=1
+    for group in "${some[@]}"; do
+      for student in $STUDENTS; do
+        case $student in factor*) if [ ! -e "$ROOT/general/$student.json" ]; then waiting=1; continue; fi ;; esac
+        if [ ! -e "$WORK/$student/tuned.json" ]; then
+          case $((n % 3))$student in 0factor4x256 | 1factor4x768) tune "$n" "$student" ;; *) waiting=1; continue ;; esac
+        fi
+        tasks=$(for task in $group; do printf '%s/%s,' "$student" "$task"; done)
+        bench "$n" "$student" "$tasks" --systems "${SYSTEMS:-six}" || waiting=1
+      done
     done
     [ "$waiting" = 0 ] || sleep 5
   done
 }
 total=$(( PROCS * $(echo $GPUS | wc -w) ))
 n=0
-teach $n snli & n=$((n + 1))
+untuned=$(for student in $STUDENTS; do [ -e "$WORK/$student/tuned.json" ] || echo "$student"; done)
+if [ -n "$untuned" ]; then teach $n snli & n=$((n + 1)); fi
 for pair in text_general_5m:factor4x256 text_general_21m:factor4x768; do
   case " $STUDENTS " in *" ${pair#*:} "*)
     { general $n "${pair%:*}" "${pair#*:}" && tune $n "${pair#*:}"; work $n; } & n=$((n + 1)) ;;
@@ -106,6 +114,7 @@ for pair in text_general_5m:factor4x256 text_general_21m:factor4x768; do
 done
 for student in $STUDENTS; do
   case $student in factor*) continue ;; esac
+  [ -e "$WORK/$student/tuned.json" ] && continue
   for i in 1 2 3; do { tune $n "$student"; work $n; } & n=$((n + 1)); done
 done
 for task in sst2 clinc150 banking77 cola mrpc rte ag_news rte+pairs mrpc+pairs cola+corrupted; do

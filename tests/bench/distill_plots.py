@@ -160,7 +160,7 @@ def retentions(cases: Sequence[Case]) -> Drawing:
     axes.set_xscale("log")
     sizes = [size for _, size, _ in (*points, *published)]
     axes.set_xlim(min(sizes) / 2, max(sizes) * 5)
-    axes.set_ylim(min(low - 1.5, 89), 102)
+    axes.set_ylim(min(low - 1.5, 89), max(102, max(value for *_, value in points) + 0.5))
     ticks = [tick for tick in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100) if min(sizes) / 2 <= tick <= max(sizes) * 5]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
@@ -181,7 +181,7 @@ def _kept(cases: Sequence[Case]) -> list[tuple[str, float, float]]:
         if case.family != "text":
             points.append((_label(case), case.params[0] / 1e6, 100 * case.retention("dfad").value))
     for student in dict.fromkeys(case.student for case in cases if case.family == "text"):
-        some = [case for case in cases if case.family == "text" and case.student == student]
+        some = [case for case in cases if case.family == "text" and case.student == student and case.plain]
         kept = [100 * case.retention("dfad").value for case in some]
         tasks = f"{len(some)} task{'s' * (len(some) > 1)}"
         points.append((f"{student} (text, {tasks})", some[0].params[0] / 1e6, sum(kept) / len(kept)))

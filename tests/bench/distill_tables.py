@@ -79,7 +79,7 @@ def neighbours(cases: Sequence[Case]) -> str:
     """What each student keeps as a mean over its tasks, beside what others published for theirs."""
     rows = []
     for student in dict.fromkeys(case.student for case in cases):
-        some = [case for case in cases if case.student == student]
+        some = [case for case in cases if case.student == student and case.plain]
         size, teacher = some[0].params
         both = [[case.retention(system) for case in some] for system in ("kd", "dfad")]
         kept = [_number(sum(each.value for each in figures if each) / len(some)) for figures in both]

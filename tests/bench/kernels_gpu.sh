@@ -7,7 +7,7 @@ set -u
 OUT=$1; shift
 PARTS=${*:-"tests superops graphs dpe segments decode report"}
 mkdir -p "$OUT"
-export PYTHONPATH=$PWD HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+export PYTHONPATH=$PWD:$PWD/tests/support HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 bench() {  # name, seconds, more arguments
   local name=$1 limit=$2; shift 2
   timeout "$limit" python3 -m ml_core bench "$name" --json "$@" > "$OUT/$name.json" 2> "$OUT/$name.log"

@@ -11,6 +11,7 @@ class Request:
     text_data, teacher, student: folders of the text family (teacher's and, optionally, the small student's weights);
     films, stem: folder of labelled films and file of ImageNet tensors. A family whose files are not named has no cases.
     general: folder of starts for the students that have no pretrained weights (recipes text_general_*).
+    recorded: what the ledger in `work` holds, and no training.
     waits: False for one of several processes that shall stop, without results, when others are at all that is left.
     """
 
@@ -29,6 +30,7 @@ class Request:
     films: Path | None = None
     stem: Path | None = None
     waits: bool = True
+    recorded: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

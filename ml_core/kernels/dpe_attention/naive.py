@@ -88,7 +88,7 @@ def distance_bias(
 
 
 def _weighted(found: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
-    weights = found.softmax(-1)
+    weights = found.softmax(-1).to(v.dtype)  # scores are in the table's precision
     return (weights if visible is None else weights.masked_fill(~visible, 0.0)) @ v
 
 

@@ -15,8 +15,9 @@ _LOG = logging.getLogger(__name__)
 
 
 def measure(request: Request, *, tuned: Tuned) -> list[CaseResult]:
-    """All cells of the request; those that its folder has already are not run again."""
-    return protocol.measure(_plan(request, tuned=tuned), say=_LOG.info)
+    """All cells of the request; those that its folder has already are not run again. `recorded`: those alone."""
+    run = protocol.recorded if request.recorded else protocol.measure
+    return run(_plan(request, tuned=tuned), say=_LOG.info)
 
 
 def tune(request: Request, *, case: str) -> Tuned:

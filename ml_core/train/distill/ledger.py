@@ -43,6 +43,11 @@ class Ledger:
         cell = self._cells.get((case, system, seed, settings))
         return cell if cell is not None and (self.folder / cell.outputs).exists() else None
 
+    def latest(self, *, case: str, system: str, seed: int) -> Cell | None:
+        """The last such cell under any settings, if its logits are there."""
+        found = [cell for key, cell in self._cells.items() if key[:3] == (case, system, seed)]
+        return found[-1] if found and (self.folder / found[-1].outputs).exists() else None
+
     def add(self, cell: Cell, *, outputs: NDArray[Any]) -> None:
         """Logits first, then the line: a line without its logits cannot be."""
         np.save(self.folder / cell.outputs, outputs)
@@ -56,7 +61,9 @@ class Ledger:
         return np.load(self.folder / cell.outputs)
 
     def _keep(self, cell: Cell) -> None:
-        self._cells[(cell.case, cell.system, cell.seed, cell.settings)] = cell
+        key = (cell.case, cell.system, cell.seed, cell.settings)
+        self._cells.pop(key, None)  # the last to come stands last
+        self._cells[key] = cell
 
 
 def settings_digest(body: dict[str, Any]) -> str:

@@ -14,17 +14,19 @@ from ml_core.distill.tasks.request import Tuned
 from ml_core.distill.tasks.results import CaseResult, Cell
 from ml_core.distill.tasks.systems import applies
 from ml_core.distill.tasks.task import Case, Task
+from ml_core.errors import RunError
 from ml_core.train.distill.cell import cell_run, cell_settings
 from ml_core.train.distill.ledger import Ledger, file_name
 from ml_core.train.distill.locks import locked
-from ml_core.train.distill.model import on_device, truth_of
-from ml_core.train.distill.teacher import Teacher, teacher_ready, teacher_said
+from ml_core.train.distill.model import on_device, truth_of, values_of
+from ml_core.train.distill.teacher import Teacher, TeacherSaid, teacher_ready, teacher_recorded, teacher_said
 
 Say = Callable[[str], None]
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
 SHARES = (0.5, 0.9)
 ALPHAS = (0.01, 0.03, 0.1, 0.3, 0.6, 0.9)  # a pretrained student wants little, a random one much
 TUNING_SEEDS = (900_001, 900_002)  # none that a result is reported for
+_SAME = 1e-6  # between a metric when it was recorded and when it is computed again
 _WAIT = 0.5  # seconds between two looks at what others have finished
 
 
@@ -49,28 +51,41 @@ class Plan:
 def measure(plan: Plan, *, say: Say = print) -> list[CaseResult]:
     """Run what the ledger lacks; returns all cells of the plan. Called again after a cut it goes on.
 
-    What other processes are at is left to them, and waited for at the end (unless `plan.waits` is off: then nothing is
-    returned). All systems of one case and seed learn from
-    one teacher, to the last bit: where a teacher had to be trained again on another machine, a seed that is not
+    A process takes whole seeds first, then single cells of the seeds that others are at. What others have in hand is
+    waited for at the end (unless `plan.waits` is off: then nothing is returned). All systems of one case and seed learn
+    from one teacher, to the last bit: where a teacher had to be trained again on another machine, a seed that is not
     finished starts over.
     """
     ledger = Ledger(plan.work)
     left = [(case, seed) for case in plan.cases for seed in range(plan.seeds)]
     while left:
-        before = len(left)
-        for case in plan.cases:
-            stage = _Stage(case, plan, ledger=ledger, say=say)
-            for owner, seed in tuple(left):
-                if owner is case and stage.seed(seed):
-                    left.remove((owner, seed))
-            gc.collect()
-        if left and not plan.waits and len(left) == before:
+        before, ran = len(left), 0
+        for helps in (False, True):
+            for case in plan.cases if not ran else ():
+                stage = _Stage(case, plan, ledger=ledger, say=say)
+                for owner, seed in tuple(left):
+                    if owner is case and stage.seed(seed, helps=helps):
+                        left.remove((owner, seed))
+                ran += stage.ran
+                gc.collect()
+        if left and not plan.waits and len(left) == before and not ran:
             return []
-        if left:
+        if left and not ran:
             time.sleep(_WAIT)
     if not plan.waits:
         return []
     return [_Stage(case, plan, ledger=ledger, say=say).result() for case in plan.cases]
+
+
+def recorded(plan: Plan, *, say: Say = print) -> list[CaseResult]:
+    """What the ledger holds of the plan's cases, on whatever machine it was trained; nothing is trained.
+
+    Systems that lack a seed are left out and named by `say`, and so are cases that hold none. Raises RunError where a
+    cell's values do not follow from its logits and the labels that the case has here, or its teacher's are missing.
+    """
+    ledger = Ledger(plan.work)
+    results = [_Stage(case, plan, ledger=ledger, say=say).recorded() for case in plan.cases]
+    return [result for result in results if result is not None]
 
 
 def tune(case: Case, plan: Plan, *, say: Say = print) -> Tuned:
@@ -94,6 +109,7 @@ class _Stage:
 
     def __init__(self, case: Case, plan: Plan, *, ledger: Ledger, say: Say) -> None:
         self._case, self._plan, self._ledger, self._say = case, plan, ledger, say
+        self.ran = 0  # cells trained here
         self._systems = [s for s in plan.systems if applies(s, case)]
 
     @cached_property
@@ -110,12 +126,21 @@ class _Stage:
         self._say(f"{self._case.name}: teacher {task.metric} {value:.4f}, {made.said.params} parameters")
         return made
 
-    def seed(self, seed: int) -> bool:
-        """All systems under one seed; False where another process is at it."""
+    def seed(self, seed: int, *, helps: bool) -> bool:
+        """All systems under one seed; False where another process is at it, or, if this one `helps`, at one of them."""
+        if self._there(seed):
+            return True
         with self._mine(self._case.name, seed) as mine:
-            if mine and not self._there(seed):
-                for system in self._systems:
-                    self._cell(self._plan.tuned, system=system, seed=seed)
+            if not mine and not helps:
+                return False
+            # who helps begins at the other end than the process that has the seed
+            taken = [self._taken(system, seed=seed) for system in self._systems[:: 1 if mine else -1]]
+            return all(taken)
+
+    def _taken(self, system: str, *, seed: int) -> bool:
+        with self._mine(self._case.name, seed, system) as mine:
+            if mine:
+                self._cell(self._plan.tuned, system=system, seed=seed)
             return mine
 
     def best(self, trials: dict[str, list[Tuned]]) -> dict[str, Tuned]:
@@ -137,12 +162,38 @@ class _Stage:
 
     def result(self) -> CaseResult:
         """Of all seeds, which must be there."""
-        case, task = self._case, self._task
         cells = [cell for seed in range(self._plan.seeds) for cell in self._found(seed) if cell is not None]
+        found = teacher_said(
+            self._case, self._task, folder=self._plan.work / "teachers", digest=cells[-1].teacher
+        )  # fmt: skip
+        return self._result(cells, said=self._teacher.said if found is None else found)
+
+    def recorded(self) -> CaseResult | None:
+        """Of the systems that have all seeds; None where there is none."""
+        name, seeds = self._case.name, range(self._plan.seeds)
+        found = {s: [self._ledger.latest(case=name, system=s, seed=seed) for seed in seeds] for s in self._systems}
+        whole = {s: [cell for cell in cells if cell is not None] for s, cells in found.items()}
+        whole = {s: cells for s, cells in whole.items() if len(cells) == len(seeds)}
+        if lacking := [s for s in self._systems if s not in whole]:
+            self._say(f"{name}: not all {len(seeds)} seeds of {', '.join(lacking)}")
+        cells = [cell for seed in seeds for cell in (some[seed] for some in whole.values())]
+        if not cells:
+            return None
+        for cell in cells:
+            self._check(cell)
+        said = teacher_recorded(self._plan.work / "teachers", digest=cells[-1].teacher)
+        if said is None:
+            raise RunError(f"{name}: what teacher {cells[-1].teacher[:16]} said is not in {self._plan.work}")
+        return self._result(cells, said=said)
+
+    def _check(self, cell: Cell) -> None:
+        again = values_of(self._ledger.outputs(cell), task=self._task, split=self._task.test)
+        if any(abs(again[metric] - value) > _SAME for metric, value in cell.values.items()):
+            raise RunError(f"{cell.case} {cell.system} seed {cell.seed}: {cell.values} recorded, {again} by its logits")
+
+    def _result(self, cells: list[Cell], *, said: TeacherSaid) -> CaseResult:
+        case, task = self._case, self._task
         labels, weight = truth_of(task.test)
-        digest = cells[-1].teacher
-        found = teacher_said(case, task, folder=self._plan.work / "teachers", digest=digest)
-        said = self._teacher.said if found is None else found
         return CaseResult(
             case=case.name,
             metrics=task.metrics,
@@ -153,7 +204,7 @@ class _Stage:
             teacher=said.outputs,
             teacher_params=said.params,
             teacher_start=case.teacher.start,
-            student_start=case.student.start,
+            student_start=cells[0].student_start,
             params=cells[0].params,
             tuned_here=bool(self._plan.tuned.tuned_on) and self._plan.tuned.tuned_on == case.task,
         )
@@ -187,6 +238,7 @@ class _Stage:
             device=self._plan.device, graphs=self._plan.graphs, name=name,
         )  # fmt: skip
         self._ledger.add(cell, outputs=outputs)
+        self.ran += 1
         value = cell.values[task.metric]
         self._say(f"{case.name} {cell.system} seed {seed}: {task.metric} {value:.4f} in {cell.seconds:.1f} s")
         return cell

@@ -58,6 +58,15 @@ def teacher_said(case: Case, task: Task, *, folder: Path, digest: str) -> Teache
     return _read(logits, values) if values.exists() and logits.exists() else None
 
 
+def teacher_recorded(folder: Path, *, digest: str) -> "TeacherSaid | None":
+    """What the teacher of that digest said, of whatever data and recipe."""
+    for place in sorted(folder.iterdir()) if folder.exists() else ():
+        logits, values = _files(place, digest)
+        if values.exists() and logits.exists():
+            return _read(logits, values)
+    return None
+
+
 def teacher_ready(
     case: Case, task: Task, *, folder: Path, device: torch.device, cached: bool, graphs: bool = False
 ) -> Teacher:

@@ -64,6 +64,11 @@ class Case:
         return self.task if self.task in FAMILIES else "text"
 
     @property
+    def plain(self) -> bool:
+        """Whether the task is one of its own: those with texts beside ("rte+pairs") do not enter means over tasks."""
+        return "+" not in self.task
+
+    @property
     def metric(self) -> str:
         """The metric that is measured first."""
         return self._teacher["metric"]

@@ -11,17 +11,19 @@ import pytest
 import torch
 
 from ml_core.distill.tasks.request import Tuned
+from ml_core.errors import RunError
 from ml_core.evals.distill_rows import rows_of
 from ml_core.train.distill import cell as cells
 from ml_core.train.distill import protocol
 from ml_core.train.distill.ledger import file_name
-from ml_core.train.distill.protocol import measure, tune
+from ml_core.train.distill.protocol import measure, recorded, tune
 from tests.bench import ledger_pack
 
 HOLD = """
 import fcntl, sys
-stream = open(sys.argv[1], "w")
-fcntl.flock(stream, fcntl.LOCK_EX)
+streams = [open(path, "w") for path in sys.argv[1:]]
+for stream in streams:
+    fcntl.flock(stream, fcntl.LOCK_EX)
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -149,10 +151,10 @@ def test_what_another_process_is_at_is_left_to_it_and_waited_for(plan, monkeypat
         return real(*arguments, **options)
 
     monkeypatch.setattr(protocol, "cell_run", spy)
-    path = tmp_path / "locks" / file_name(case.name, 0)
-    path.parent.mkdir(parents=True)
+    paths = [tmp_path / "locks" / file_name(case.name, 0), tmp_path / "locks" / file_name(case.name, 0, "ce")]
+    paths[0].parent.mkdir(parents=True)
     other = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, *map(str, paths)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert other.stdout.readline() == "held\n"
     slept = []
@@ -163,16 +165,18 @@ def test_what_another_process_is_at_is_left_to_it_and_waited_for(plan, monkeypat
 
     monkeypatch.setattr(protocol.time, "sleep", finished)
     result = measure(plan(seeds=2), say=quiet)[0]
-    assert slept == [[("ce", 1), ("dfad", 1)]]
-    assert ran == [("ce", 1), ("dfad", 1), ("ce", 0), ("dfad", 0)]
+    # its own seed first, then what is free of the other's
+    assert slept == [[("ce", 1), ("dfad", 1), ("dfad", 0)]]
+    assert ran == [("ce", 1), ("dfad", 1), ("dfad", 0), ("ce", 0)]
     assert {(cell.system, cell.seed) for cell in result.cells} == {(s, n) for s in ("ce", "dfad") for n in range(2)}
 
 
 def test_a_process_that_shall_not_wait_stops_when_others_are_at_all_that_is_left(plan, monkeypatch, tmp_path):
-    path = tmp_path / "locks" / file_name(plan().cases[0].name, 0)
-    path.parent.mkdir()
+    name = plan().cases[0].name
+    paths = [tmp_path / "locks" / file_name(name, 0), tmp_path / "locks" / file_name(name, 0, "ce")]
+    paths[0].parent.mkdir()
     with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, *map(str, paths)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout.readline() == "held\n"
         # one pass runs the free seed, the next finds nothing to take; a wait between them is for what may come free
@@ -228,3 +232,36 @@ def test_rows_come_out_of_a_packed_folder_without_any_training(plan, monkeypatch
     monkeypatch.setattr(protocol, "teacher_ready", lambda *a, **k: pytest.fail("a teacher was needed"))
     again = measure(plan(work=tmp_path / "here", seeds=2), say=quiet)[0]
     assert rows_of([again], replicates=20) == rows_of([first], replicates=20)
+
+
+def test_what_is_recorded_gives_the_rows_of_another_machine_without_training(plan, monkeypatch, tmp_path):
+    first = measure(plan(work=tmp_path, seeds=2), say=quiet)[0]
+    lines = (tmp_path / "cells.jsonl").read_text().splitlines()
+    # as libraries of other versions have it: other digests of data and of teachers' recipes
+    bodies = [json.loads(line) | {"settings": "other"} for line in lines]
+    (tmp_path / "cells.jsonl").write_text("".join(f"{json.dumps(body)}\n" for body in bodies))
+    (place,) = (tmp_path / "teachers").iterdir()
+    place.rename(tmp_path / "teachers" / "elsewhere")
+    monkeypatch.setattr(protocol, "cell_run", lambda *a, **k: pytest.fail("ran again"))
+    monkeypatch.setattr(protocol, "teacher_ready", lambda *a, **k: pytest.fail("a teacher was needed"))
+    again = recorded(plan(work=tmp_path, seeds=2), say=quiet)[0]
+    assert rows_of([again], replicates=20) == rows_of([first], replicates=20)
+
+
+def test_what_is_recorded_leaves_out_systems_that_lack_a_seed_and_says_so(plan, tmp_path):
+    measure(plan(work=tmp_path, seeds=2, systems=("ce",)), say=quiet)
+    measure(plan(work=tmp_path, seeds=1, systems=("ce", "kd")), say=quiet)
+    said = []
+    result = recorded(plan(work=tmp_path, seeds=2, systems=("ce", "kd")), say=said.append)[0]
+    assert {(cell.system, cell.seed) for cell in result.cells} == {("ce", 0), ("ce", 1)}
+    assert said == [f"{result.case}: not all 2 seeds of kd"]
+    assert recorded(plan(work=tmp_path, seeds=2, systems=("kd",)), say=quiet) == []
+
+
+def test_what_is_recorded_of_other_labels_is_refused(plan, tmp_path):
+    measure(plan(work=tmp_path, systems=("ce",)), say=quiet)
+    body = json.loads((tmp_path / "cells.jsonl").read_text())
+    body["values"]["accuracy"] += 0.01
+    (tmp_path / "cells.jsonl").write_text(f"{json.dumps(body)}\n")
+    with pytest.raises(RunError, match="recorded"):
+        recorded(plan(work=tmp_path, systems=("ce",)), say=quiet)
