@@ -1,6 +1,7 @@
 """Quantizer: one call, two epochs of training with fake quantization, then a new model on integer layers."""
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -24,6 +25,7 @@ Loss = Callable[[nn.Module, Batch], Tensor]
 Dataset = Iterable[Batch] | Callable[[int], Iterable[Batch]]
 
 CALIBRATION_BATCHES = 8
+HELD_OUT_EVERY = 8
 
 
 class Quantizer:
@@ -67,6 +69,7 @@ class Quantizer:
         self.activations, self.learn_weight_scales, self.alpha = activations, learn_weight_scales, smooth
         self.skip, self.patches = tuple(skip), patches
         self.smoothed: dict[str, str] = {}
+        self.held_out_losses: tuple[float, float] | None = None
         self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
         self.model = copy.deepcopy(model).requires_grad_(True)
         found = candidates(self.model, skip=self.skip, with_patches=patches)
@@ -117,16 +120,25 @@ class Quantizer:
         weight_decay: float = 0.0,
         max_grad_norm: float = 1.0,
         freeze_after: int | None = 1,
+        steps: int | None = None,
+        dropout: bool = False,
+        held_out: Sequence[Batch] | None = None,
         progress: Callable[[int, int, float], None] | None = None,
     ) -> "Quantizer":
-        """Train under fake quantization; call it never for plain post-training quantization.
+        """Train under fake quantization, and undo it where that made the loss on `held_out` no lower.
 
-        Batch norms keep the float model's statistics.
+        Call it never for plain post-training quantization.
         dataset: batches, to be gone through `epochs` times (a sequence, or a function of the epoch from 0).
+        held_out: batches that nothing is trained on. None: of a list or tuple of at least two batches every eighth, or
+        the last of fewer than eight; of anything else none, and training is never undone. `held_out_losses` then holds
+        the losses before and after.
+        steps: how many in all, where the dataset has no length; where it is known the rates fall to 0 by half a cosine.
+        dropout: whether the model trains in train mode, batch norms apart, which keep the float model's statistics. By
+        default it is in eval mode, as the self-teacher is: it would be taught to undo its own dropout.
         loss: of (model, batch); outputs: what of (model, batch) the self-teacher compares, by default the model called
         on the batch (tuple: positional, mapping: by name); of a mapping, as transformers' models give, it takes the
-        floating-point tensors. The self-teacher's loss is the squared difference from the
-        floating-point model's outputs over their variance; with a `loss` beside it, it has the share `teacher_share`.
+        floating-point tensors. The self-teacher's loss is the squared difference from the floating-point model's
+        outputs over their variance; with a `loss` beside it, it has the share `teacher_share`.
         scale_lr: of learned steps, relative (a step of the optimiser moves them by about this share). freeze_after:
         learned steps stay as they are after so many epochs, None for never.
         progress: called with (step, steps or 0 where unknown, loss) after every step.
@@ -134,42 +146,43 @@ class Quantizer:
         """
         if loss is None and not self_teacher:
             raise InputError("loss: needed where self_teacher is off")
-        if epochs < 0 or (freeze_after is not None and freeze_after < 0):
-            raise InputError(f"epochs and freeze_after: not below 0, as in {epochs} and {freeze_after}")
-        if not 0.0 <= teacher_share <= 1.0:
-            raise InputError(f"teacher_share: between 0 and 1, not {teacher_share}")
+        _refuse(epochs=epochs, freeze_after=freeze_after, teacher_share=teacher_share, steps=steps)
         if min(lr, scale_lr, max_grad_norm) <= 0.0:
             raise InputError("lr, scale_lr and max_grad_norm: above 0")
         share = 0.0 if not self_teacher else 1.0 if loss is None else teacher_share
-        take = outputs or _call
+        objective = self._objective(loss=loss, take=outputs or _call, share=share)
+        if held_out is None:
+            dataset, held_out = _parted(dataset)
         if not self._calibrated:
             self.calibrate(dataset, outputs=outputs)
+        state = copy.deepcopy(self.model.state_dict()) if held_out else {}
+        before = self._mean(held_out, objective)
         optimizer = torch.optim.AdamW(self._groups(lr=lr, scale_lr=scale_lr, weight_decay=weight_decay))
-        per_epoch = len(dataset) if hasattr(dataset, "__len__") else 0
-        self.model.train()
-        for module in self.model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+        total_steps = steps or (len(dataset) * epochs if hasattr(dataset, "__len__") else 0)
+        schedule = _schedule(optimizer, steps=total_steps)
+        self._mode(dropout=dropout)
         step = 0
         for epoch in range(epochs):
             if freeze_after is not None and epoch >= freeze_after:
                 self._freeze()
             for batch in dataset(epoch) if callable(dataset) else dataset:
-                total = torch.zeros(())
-                if loss is not None and share < 1.0:
-                    total = total + (1.0 - share) * loss(self.model, batch)
-                if share > 0.0:
-                    total = total + share * self._teacher_loss(batch, take=take)
+                total = objective(batch)
                 optimizer.zero_grad(set_to_none=True)
                 total.backward()
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_grad_norm)
                 optimizer.step()
+                schedule.step()
                 step += 1
                 if progress is not None:
-                    progress(step, per_epoch * epochs, float(total.detach()))
+                    progress(step, total_steps, float(total.detach()))
         if step == 0 and epochs > 0:
             raise InputError("dataset: no batches")
         self.model.eval()
+        if held_out:
+            after = self._mean(held_out, objective)
+            if not after < before:  # a loss that is no number included
+                self.model.load_state_dict(state)
+            self.held_out_losses = before, after
         return self
 
     def convert(self) -> tuple[nn.Module, list[LayerReport]]:
@@ -218,12 +231,64 @@ class Quantizer:
             each.requires_grad_(False)
             each.grad = None
 
+    def _mode(self, *, dropout: bool) -> None:
+        self.model.train(dropout)
+        for module in self.model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+    def _objective(self, *, loss: Loss | None, take: Outputs, share: float) -> Callable[[Batch], Tensor]:
+        def objective(batch: Batch) -> Tensor:
+            parts = []
+            if loss is not None and share < 1.0:
+                parts.append((1.0 - share) * loss(self.model, batch))
+            if share > 0.0:
+                parts.append(share * self._teacher_loss(batch, take=take))
+            return torch.stack(parts).sum()
+
+        return objective
+
+    def _mean(self, batches: Sequence[Batch], objective: Callable[[Batch], Tensor]) -> float:
+        self.model.eval()
+        with torch.no_grad():
+            losses = [float(objective(batch)) for batch in batches]
+        return math.fsum(losses) / max(1, len(losses))
+
     def _teacher_loss(self, batch: Batch, *, take: Outputs) -> Tensor:
         with torch.no_grad():
             wanted = _tensors(take(self.teacher, batch))
         given = _tensors(take(self.model, batch))
         losses = [(a - b).pow(2).mean() / (b.var(unbiased=False) + 1e-6) for a, b in zip(given, wanted, strict=True)]
         return torch.stack(losses).mean()
+
+
+def _refuse(*, epochs: int, freeze_after: int | None, teacher_share: float, steps: int | None) -> None:
+    if epochs < 0 or (freeze_after is not None and freeze_after < 0):
+        raise InputError(f"epochs and freeze_after: not below 0, as in {epochs} and {freeze_after}")
+    if not 0.0 <= teacher_share <= 1.0:
+        raise InputError(f"teacher_share: between 0 and 1, not {teacher_share}")
+    if steps is not None and steps < 1:
+        raise InputError(f"steps: at least 1, not {steps}")
+
+
+def _parted(dataset: Dataset) -> tuple[Dataset, Sequence[Batch]]:
+    """Of a list or tuple what to train on and what is held out: every eighth, or the last of fewer."""
+    if not isinstance(dataset, list | tuple) or len(dataset) < 2:
+        return dataset, ()
+    places = range(HELD_OUT_EVERY - 1, len(dataset), HELD_OUT_EVERY) or range(len(dataset) - 1, len(dataset))
+    return (
+        [batch for place, batch in enumerate(dataset) if place not in places],
+        [dataset[place] for place in places],
+    )
+
+
+def _schedule(optimizer: torch.optim.Optimizer, *, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """Half a cosine to 0 over `steps`; constant where they are unknown (0), and 0 after."""
+
+    def share(step: int) -> float:
+        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / steps))) if steps else 1.0
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
 
 
 def _call(model: nn.Module, batch: Batch) -> Shown:

@@ -174,7 +174,7 @@ def test_quantization_error_is_at_most_half_a_step():
 
 
 def test_fake_quant_equals_the_exported_model_within_one_step(model, ids):
-    quantizer = Quantizer(model).fit([(ids,)] * 3, epochs=2, lr=1e-3)
+    quantizer = Quantizer(model).fit([(ids,)] * 3, epochs=2, lr=1e-3, held_out=())
     exported, _ = quantizer.convert()
     fake = quantizer.model(ids).detach()
     step = activation_scale(fake)
@@ -184,7 +184,7 @@ def test_fake_quant_equals_the_exported_model_within_one_step(model, ids):
 
 def test_training_changes_the_copy_and_never_the_model(model, ids):
     before = copy.deepcopy(model.state_dict())
-    quantizer = Quantizer(model).fit([(ids,)] * 2, epochs=1, lr=1e-3)
+    quantizer = Quantizer(model).fit([(ids,)] * 2, epochs=1, lr=1e-3, held_out=())
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert not torch.equal(quantizer.model.first.weight, model.first.weight)
     assert type(model.first) is nn.Linear
