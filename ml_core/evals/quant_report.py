@@ -39,6 +39,7 @@ def report_subject(*, quick: bool) -> Subject:
     film = partial(_film, size=size, tokens=tokens, tokenizer=tokenizer)
     train = _stacked([film(seed) for seed in range(960_000_000, 960_000_000 + train_n)])
     test = _stacked([film(seed) for seed in range(965_000_000, 965_000_000 + test_n)])
+    dev = _stacked([film(seed) for seed in range(970_000_000, 970_000_000 + train_n // 4)])
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4)
     model.eval()  # batch norms keep their statistics
     for batch in _films(train, 0):
@@ -60,6 +61,7 @@ def report_subject(*, quick: bool) -> Subject:
     return Subject(
         model=model,
         batches=partial(_films, few),
+        held_out=list(_films(dev, 0)),
         outputs=_report_outputs,
         answers=partial(_report_answers, test=test, rules=rules),
         lr=3e-5,

@@ -1,6 +1,6 @@
 """What bench quant_loss quantizes: FP32 models of text, pictures and transactions, trained here on small data."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,19 +22,21 @@ from ml_core.models.fraud_student import FraudStudent, FraudStudentConfig, compr
 from ml_core.seed import numpy_generator, torch_generator
 
 _BATCH, _TOKENS = 32, 48
+_HELD_OUT = 512  # most dev examples of text and pictures
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Subject:
     """A trained FP32 model and what is measured of it.
 
-    batches: of an epoch, from training examples alone. outputs: what the self-teacher compares. answers: for each case
-    the metric, a model's outputs and the labels, of test examples. lr: of QAT, stated beforehand. about: how it was
-    made, in words.
+    batches: of an epoch, from training examples alone. held_out: batches of dev examples, which neither the model nor
+    QAT is trained on. outputs: what the self-teacher compares. answers: for each case the metric, a model's outputs and
+    the labels, of test examples. lr: largest rate of QAT, stated beforehand. about: how it was made, in words.
     """
 
     model: nn.Module
     batches: Callable[[int], Iterator[Any]]
+    held_out: Sequence[Any]
     outputs: Callable[[nn.Module, Any], Any]
     answers: Callable[[nn.Module], dict[str, tuple[Metric, Array, Array]]]
     lr: float
@@ -73,15 +75,19 @@ def digits_subject(*, quick: bool) -> Subject:
 
 
 def fraud_subject(*, quick: bool) -> Subject:
-    """A student from random weights, taught by the labels of two simulated banks, and asked about a third."""
+    """A student from random weights, taught by the labels of two simulated banks, and asked about a third.
+
+    A fourth is dev, a tenth of its genuine transactions.
+    """
     cards, days = (60, 60) if quick else (700, 90)
     train = [_bank(seed, cards=cards, days=days, share=0.3) for seed in (880_001, 880_002)]
     test = _bank(880_003, cards=cards, days=days, share=1.0)
+    dev = _bank(880_004, cards=cards, days=days, share=0.1)
     joined = {key: torch.cat([part.inputs[key] for part in train]) for key in train[0].inputs}
     labels, weight = (torch.cat(list(parts)) for parts in zip(*((p.labels, _weight(p)) for p in train), strict=True))
     both = Split(inputs=joined, labels=labels, weight=weight)
     metrics = {"average precision": average_precision}
-    task = Task(name="fraud", kind="binary", classes=1, train=both, dev=test, test=test, metrics=metrics)
+    task = Task(name="fraud", kind="binary", classes=1, train=both, dev=dev, test=test, metrics=metrics)
     shapes = {key: value.shape for key, value in both.inputs.items()}
     model = FraudStudent(FraudStudentConfig(features=shapes["features"][1], channels=shapes["card"][2]))
     sample = compress(both.inputs["features"])
@@ -140,9 +146,11 @@ def _of_task(
         logits = torch.cat([each.logits.float() for each in shown])
         return {f"quant/{name}": (metric, logits.numpy(), task.test.labels[order].numpy())}
 
+    dev = torch.arange(len(task.dev) if name == "fraud" else min(len(task.dev), _HELD_OUT))
     return Subject(
         model=model.eval(),
         batches=partial(_batches, task, rows, batch),
+        held_out=[task.prepare(task.dev.batch(part)) for part in dev.split(batch)],
         outputs=lambda given, batch: show(given, batch).logits,
         answers=answers,
         lr=lr,

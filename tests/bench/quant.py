@@ -7,6 +7,7 @@ quant` may follow. What the file has of other cases stays, with the run that it 
 
 import argparse
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def main() -> int:
     """Measure, write the result file, print it as one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     bench_quant.add_arguments(parser)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")  # to stderr
     parser.set_defaults(loss=True, tasks=",".join(TASKS), text_data=SHARED / "data" / "text")
     result = bench_quant.run(parser.parse_args(sys.argv[1:]))
     date = result["meta"]["date"]
