@@ -2,15 +2,19 @@
 
 import argparse
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from ml_core.distill.tasks.metrics import accuracy
 from ml_core.errors import InputError
-from ml_core.evals import bench_quant
-from ml_core.evals.bench_quant_loss import TASKS, loss_interval, worst_rows
+from ml_core.evals import bench_quant, bench_quant_loss
+from ml_core.evals.bench_quant_loss import RATES, TASKS, loss_interval, worst_rows
 from ml_core.evals.quant_report import f1_micro, token_accuracy
+from ml_core.evals.quant_tasks import digits_subject
+from ml_core.seed import seed_all
 
 
 def parsed(*words):
@@ -35,6 +39,57 @@ def test_digits_are_measured_in_fp32_converted_and_trained(tmp_path):
     assert rows["quant/digits", "assay", "bytes"]["value"] < 0.5 * rows["quant/digits", "fp32", "bytes"]["value"]
     assert result["meta"]["tasks"]["digits"]["lr"] > 0
     assert json.loads(out.read_text())["rows"] == json.loads(json.dumps(result["rows"]))
+
+
+@pytest.fixture
+def subject():
+    seed_all(0)
+    return digits_subject(quick=True)
+
+
+def test_examples_that_choose_are_neither_trained_on_nor_measured(subject):
+    chosen = {tuple(image.flatten().tolist()) for batch in subject.held_out for image in batch["image"]}
+    trained = {tuple(image.flatten().tolist()) for batch in subject.batches(0) for image in batch["image"]}
+    measured = []
+
+    def seen(_, inputs):
+        measured.extend(tuple(image.flatten().tolist()) for image in inputs[0])
+
+    hook = subject.model.net.patch_embed.register_forward_pre_hook(seen)
+    subject.answers(subject.model)
+    hook.remove()
+    assert chosen
+    assert measured
+    assert not chosen & trained
+    assert not chosen & set(measured)
+    assert not trained & set(measured)
+
+
+@pytest.mark.parametrize("lr", [3e-4, 10.0])
+def test_the_rate_that_is_best_on_dev_examples_is_taken_and_none_where_each_makes_it_worse(subject, monkeypatch, lr):
+    def unseen(model):
+        raise AssertionError("test examples do not choose")
+
+    given = replace(subject, lr=lr, answers=unseen)
+    losses = {}
+    fit = bench_quant_loss.Quantizer.fit
+
+    def watched(self, *words, **options):
+        fitted = fit(self, *words, **options)
+        losses[options["lr"]] = fitted.held_out_losses[1]
+        losses[0.0] = fitted.held_out_losses[0]
+        return fitted
+
+    monkeypatch.setattr(bench_quant_loss.Quantizer, "fit", watched)
+    quantizer, rate = bench_quant_loss._quantizer(given, {"bits": 4}, trained=True)
+    plain, _ = bench_quant_loss._quantizer(given, {"bits": 4}, trained=False)
+    assert set(losses) == {0.0, *(lr * share for share in RATES)}
+    assert losses[rate] == min(losses.values())
+    assert (rate == 0.0) == (lr == 10.0)
+    batch = subject.held_out[0]
+    with torch.no_grad():
+        shown = [subject.outputs(each.model.eval(), batch) for each in (quantizer, plain)]
+    assert torch.equal(*shown) == (rate == 0.0)
 
 
 def test_the_interval_is_paired_and_holds_the_loss():
