@@ -5,13 +5,17 @@ at the bandwidth that a sum over 2 GiB reaches in the same run. Weights are rand
 """
 
 import argparse
+import itertools
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
 from ml_core.evals.bench import BenchError, meta, row
+from ml_core.kernels.decode_row import op as one_row
+from ml_core.kernels.gemv_int8.op import quantize_rows
 from ml_core.models.llama import LlamaConfig
 from ml_core.models.transformers_shim import transformers_import
 from ml_core.serving.decode import DecodeEngine, Kind
@@ -22,6 +26,7 @@ SHAPES: dict[str, dict[str, int]] = {
     "tiny": TINY,
 }
 PROMPT = 128
+_CACHE = 200 * 2**20  # bytes of weights that no cache of a GPU holds
 INT8_OFF = 0.05  # relative RMS of logits with int8 weights against the same model without
 
 
@@ -61,20 +66,48 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _measured(config: LlamaConfig) -> list[str]:
-    """Time the paths of every int8 product of one row, and say which is taken for each."""
-    from ml_core.evals.gpu import replayed_ms
-    from ml_core.kernels.gemv_int8 import op
+    """Time the paths of every product of a one-row step, dense and int8, and say which is taken for each.
 
+    Each call meets another copy of the weight, so that none is found in the GPU's cache, as in a model.
+    """
+    from ml_core.evals.gpu import replayed_ms
+
+    c, dtype = config, torch.bfloat16
+    x, wide, norm = (torch.randn(*size, device="cuda", dtype=dtype) for size in ((1, c.d), (1, c.ffn), (c.d,)))
+    heads = c.heads + 2 * c.kv_heads
+    cos, sin = (each.to("cuda", dtype) for each in c.rope.tables(c.head_size, n=PROMPT))
+    caches = [torch.zeros(1, c.kv_heads, PROMPT, c.head_size, device="cuda", dtype=dtype) for _ in range(2)]
+    rope: dict[str, Any] = {"cos": cos, "sin": sin, "position": torch.tensor([7], device="cuda")}
+    rope |= {"keys": caches[0], "values": caches[1]}
+    queries = torch.randn(1, c.heads * c.head_size, device="cuda", dtype=dtype)
+    products: list[tuple[str, int, torch.Tensor, Callable[..., torch.Tensor]]] = [
+        ("turned", heads * c.head_size, x, partial(one_row.turned, x, norm, eps=c.eps, **rope)),
+        ("added", c.d, queries, partial(one_row.added, x, queries)),
+        ("gated", 2 * c.ffn, x, partial(one_row.gated, x, norm, eps=c.eps)),
+        ("added", c.d, wide, partial(one_row.added, x, wide)),
+        ("normed", c.vocabulary, x, partial(one_row.normed, x, norm, eps=c.eps)),
+    ]
     said = []
-    heads = (config.heads + 2 * config.kv_heads) * config.head_size
-    own = config.heads * config.head_size
-    shapes = ((config.d, heads), (own, config.d), (config.d, 2 * config.ffn), (config.ffn, config.d))
-    for d, c in (*shapes, (config.d, config.vocabulary)):
-        x = torch.randn(1, d, device="cuda", dtype=torch.bfloat16)
-        weight, scale = op.quantize_rows(torch.randn(c, d, device="cuda"))
-        op.measure(x, weight, scale, clock=replayed_ms)
-        said.append(str(op.choose(x, c=c)))
+    for name, rows, given, call in products:
+        for int8 in (False, True):
+            size = rows * given.shape[1] * (1 if int8 else 2)
+            copies = [_parts(rows, given.shape[1], int8=int8) for _ in range(1 + _CACHE // size)]
+            turn = itertools.cycle(copies)
+
+            def run(path: str, turn: Any = turn, call: Callable[..., torch.Tensor] = call) -> torch.Tensor:
+                return call(next(turn), path=path)
+
+            one_row.measure(name, run, given, copies[0], clock=replayed_ms)
+            said.append(str(one_row.choose(name, given, copies[0])))
     return said
+
+
+def _parts(rows: int, width: int, *, int8: bool) -> one_row.Parts:
+    weight = torch.randn(rows, width, device="cuda", generator=torch.Generator("cuda").manual_seed(0)) * width**-0.5
+    if not int8:
+        return weight.to(torch.bfloat16), None, None
+    levels, scale = quantize_rows(weight)
+    return levels, scale, None
 
 
 def _ours(args: argparse.Namespace, *, config: LlamaConfig, kind: Kind, compiled: bool) -> list[dict[str, Any]]:

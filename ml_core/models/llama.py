@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ml_core.errors import ArtifactError, InputError
+from ml_core.kernels.decode_row import op as one_row
 from ml_core.kernels.gemv_int8 import op as gemv
 from ml_core.layers.superops import rotated
 
@@ -110,6 +111,11 @@ class Dense:
     weight: Float[Tensor, "c d"]
     bias: Float[Tensor, " c"] | None
 
+    @property
+    def parts(self) -> one_row.Parts:
+        """Weight, no steps, bias."""
+        return self.weight, None, self.bias
+
     def __call__(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b c"]:
         return functional.linear(x, self.weight, self.bias)
 
@@ -121,6 +127,11 @@ class Int8:
     weight: Tensor
     scale: Float[Tensor, " c"]
     bias: Float[Tensor, " c"] | None
+
+    @property
+    def parts(self) -> one_row.Parts:
+        """Levels, their steps, bias."""
+        return self.weight, self.scale, self.bias
 
     def __call__(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b c"]:
         if x.numel() // x.shape[-1] <= gemv.MOST_ROWS:
@@ -210,8 +221,37 @@ class Llama:
     ) -> Float[Tensor, "b v"]:
         """One more token a row at its own position < m; logits of the next (fp32). Attention runs over m slots.
 
-        The work is the same whatever the values are, so that it can be captured in a graph.
+        The work is the same whatever the values are, so that it can be captured in a graph. One row in half precision
+        on CUDA takes five kernels a layer (kernels/decode_row).
         """
+        if self.fuses(tokens.shape[0]):
+            return self.step_fused(tokens, positions, cache=cache, m=m)
+        return self.step_plain(tokens, positions, cache=cache, m=m)
+
+    def fuses(self, b: int) -> bool:
+        """Whether a step of b rows is taken by the kernels for one row."""
+        return b == 1 and one_row.serves(self.embed)
+
+    def step_fused(
+        self, tokens: Int[Tensor, " 1"], positions: Int[Tensor, " 1"], *, cache: Cache, m: int
+    ) -> Float[Tensor, "1 v"]:
+        """`step` of one row, each layer five kernels; it reads the slots up to its position, not m."""
+        c = self.config
+        x = functional.embedding(tokens, self.embed)
+        for layer, keys, values in zip(self.layers, cache.k, cache.v, strict=True):
+            q = one_row.turned(
+                x, layer.norm1, layer.qkv.parts, eps=c.eps, cos=self.cos, sin=self.sin, position=positions,
+                keys=keys[:1], values=values[:1],
+            )  # fmt: skip
+            found = one_row.attended(q, keys[:1], values[:1], position=positions, most=m)
+            x = one_row.added(x, found, layer.out.parts)
+            x = one_row.added(x, one_row.gated(x, layer.norm2, layer.up.parts, eps=c.eps), layer.down.parts)
+        return one_row.normed(x, self.norm, self.head.parts, eps=c.eps)
+
+    def step_plain(
+        self, tokens: Int[Tensor, " b"], positions: Int[Tensor, " b"], *, cache: Cache, m: int
+    ) -> Float[Tensor, "b v"]:
+        """`step` of any number of rows by torch's operators, int8 products by gemv_int8."""
         c, b = self.config, tokens.shape[0]
         x = functional.embedding(tokens, self.embed)[:, None]
         cos, sin = self.cos[positions][:, None, None], self.sin[positions][:, None, None]

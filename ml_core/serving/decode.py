@@ -136,11 +136,15 @@ class DecodeEngine:
             "int8 by output channel (gemv_int8), the embedding in" if self.model.weights == "int8" else "weights in"
         )
         steps = "compiled" if self.compiled else "eager"
+        if self.model.fuses(1) and not self.compiled:
+            steps += " steps, those of one row by five kernels a layer (decode_row)"
+        else:
+            steps += " steps"
         graphs = "no CUDA graphs" if self._pool is None else f"CUDA graphs: {self._pool.report()}"
         return "\n".join(
             [
                 f"Llama of {c.layers} layers × {c.d}, {c.heads} heads on {c.kv_heads}, {weights} {self.model.dtype}",
-                f"{steps} steps, {graphs} on {self.model.device}; the prompt is read eagerly",
+                f"{steps}, {graphs} on {self.model.device}; the prompt is read eagerly",
                 f"rows {self.rows}, lengths {self.lengths}; a look at the device every {self.every} tokens",
                 *(f"  {b} rows × {m}: {n} steps" for b, s in self._states.items() for m, n in s.ran.items()),
             ]
@@ -159,7 +163,7 @@ class DecodeEngine:
 
     def _step(self, state: "_State", *, m: int) -> Callable[[], None]:
         """A step over m slots: as it is or compiled, on CUDA captured."""
-        step: Callable[[], None] = partial(state.step, self.model, m=m)
+        step: Callable[[], None] = partial(state.step, self.model, m=m, plain=self.compiled)
         if self.compiled:
             step = compiled_step(step)
         if self._pool is None:
@@ -232,9 +236,13 @@ class _State:
         tokens, positions, at, history = integers
         return cls(tokens=tokens, positions=positions, at=at, history=history, cache=model.empty_cache(b=b, m=m))
 
-    def step(self, model: Llama, *, m: int) -> None:
-        """Every row takes its most probable token. Capturable: positions are a tensor, nothing is read back."""
-        picks = model.step(self.tokens, self.positions, cache=self.cache, m=m).argmax(-1)
+    def step(self, model: Llama, *, m: int, plain: bool) -> None:
+        """Every row takes its most probable token. Capturable: positions are a tensor, nothing is read back.
+
+        plain: by torch's operators whatever the rows, which torch's compiler can join.
+        """
+        step = model.step_plain if plain else model.step
+        picks = step(self.tokens, self.positions, cache=self.cache, m=m).argmax(-1)
         self.history.index_copy_(1, self.at, picks[:, None])
         self.tokens.copy_(picks)
         self.positions.add_(1)

@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -16,49 +15,16 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+from testkit.llama_models import LENGTHS, LLAMA3, SHAPES, VOCABULARY, make, prompts
+
 from ml_core.errors import ArtifactError, InputError
 from ml_core.kernels.gemv_int8.naive import quantize_rows
 from ml_core.models.llama import Llama, LlamaConfig, Rope, checkpoint
-from ml_core.models.transformers_shim import transformers_import
 from ml_core.serving.decode import DecodeEngine
 
 ROOT = Path(__file__).resolve().parents[4]
-VOCABULARY, POSITIONS = 97, 64
-LENGTHS = (16, 32, POSITIONS)
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 4.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
-    "rope_theta": 100.0,
-}
-SHAPES = {
-    "plain": {},
-    "grouped": {"num_key_value_heads": 2},
-    "one key head, tied": {"num_key_value_heads": 1, "tie_word_embeddings": True},
-    "biases, wide heads": {"attention_bias": True, "mlp_bias": True, "head_dim": 24},
-    "linear rope": {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10_000.0}},
-    "llama3 rope, grouped": {"rope_parameters": LLAMA3, "num_key_value_heads": 2},
-}
-
-
-def make(folder, **changes):
-    """A checkpoint at random whose numbers are large enough to disagree about the next token."""
-    transformers = transformers_import()
-    sizes = {"hidden_size": 64, "intermediate_size": 100, "num_hidden_layers": 2, "num_attention_heads": 4}
-    given = {"vocab_size": VOCABULARY, "max_position_embeddings": POSITIONS, "num_key_value_heads": 4} | sizes | changes
-    torch.manual_seed(3)
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**given, eos_token_id=None, bos_token_id=None))
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 1:
-            torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name else 0.0, std=0.2)
-        else:
-            torch.nn.init.normal_(parameter, std=0.2)
-    model.eval().save_pretrained(folder)
-    return model
 
 
 @pytest.fixture(scope="module", params=list(SHAPES))
@@ -73,11 +39,6 @@ def pair(request, tmp_path_factory):
 def grouped(tmp_path_factory):
     folder = tmp_path_factory.mktemp("grouped")
     return folder, make(folder, num_key_value_heads=2)
-
-
-def prompts(*lengths, seed=0):
-    numbers = random.Random(seed)
-    return [[numbers.randrange(VOCABULARY) for _ in range(length)] for length in lengths]
 
 
 def theirs(model, prompt, new):
