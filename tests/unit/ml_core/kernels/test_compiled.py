@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[4]
 CODE = {
@@ -64,6 +65,29 @@ CODE = {
         assert all(x.abs().sum() > 0 for x in results[1])
     """,
 }
+ON_GPU = {
+    "norm_qkv": """if True:
+        import torch
+        from ml_core.kernels.norm_qkv.naive import Norm
+        from ml_core.kernels.norm_qkv.op import norm_qkv
+        x, w = torch.randn(2, 7, 64, device="cuda").half(), torch.randn(256, 64, device="cuda").half()
+        run = lambda x: norm_qkv(x, w, heads=2, norm=Norm(kind="layer", eps=1e-5), path="triton")
+        with torch.no_grad():
+            for got, wanted in zip(torch.compile(run)(x), run(x)):
+                assert torch.allclose(got, wanted, atol=1e-2)
+    """,
+    "dpe_attention": """if True:
+        import torch
+        from ml_core.kernels.dpe_attention.op import dpe_attention
+        torch.manual_seed(0)
+        tensors = [torch.randn(2, 2, 200, 64, device="cuda") for _ in range(3)] + [torch.randn(2, 399, device="cuda")]
+        run = lambda *t: dpe_attention(*t, causal=True)
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            eager, compiled = run(*tensors), torch.compile(run, fullgraph=True)(*tensors)
+        assert eager.dtype == torch.bfloat16
+        assert torch.equal(eager, compiled)
+    """,
+}
 EACH = """if True:
     import json, sys, traceback
     import torch
@@ -79,15 +103,25 @@ EACH = """if True:
 """
 
 
-@pytest.fixture(scope="module")
-def faults():
+def faults_of(code):
     """What went wrong with each: nothing is the empty text."""
     done = subprocess.run(
-        [sys.executable, "-c", EACH], cwd=ROOT, input=json.dumps(CODE), check=True, capture_output=True, text=True
+        [sys.executable, "-c", EACH], cwd=ROOT, input=json.dumps(code), check=True, capture_output=True, text=True
     )
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def faults():
+    return faults_of(CODE)
 
 
 @pytest.mark.parametrize("name", list(CODE))
 def test_it_compiles_in_one_graph_and_computes_the_same(faults, name):
     assert faults[name] == ""
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_on_a_gpu_kernels_run_under_compile():
+    assert faults_of(ON_GPU) == dict.fromkeys(ON_GPU, "")

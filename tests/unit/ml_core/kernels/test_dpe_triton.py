@@ -217,8 +217,10 @@ def test_on_a_gpu_in_half_precision(shape, dtype, ordered):
 @pytest.mark.parametrize("tiles", launch.FORWARD)
 def test_on_a_gpu_the_bias_by_ptx_is_the_bias_by_loads_to_the_bit_forward(tiles):
     q, k, v, table = inputs(b=1, h=3, n=1000, k=64, dtype=torch.bfloat16)
+    # loads need shared memory of their own, which stages would take; stages change no bit
     by_ptx, by_loads = (
-        launch.forward(q, k, v, table, Masks(), scale=0.125, tiles=tiles._replace(ptx=ptx)) for ptx in (True, False)
+        launch.forward(q, k, v, table, Masks(), scale=0.125, tiles=each)
+        for each in (tiles._replace(ptx=True), tiles._replace(ptx=False, stages=1))
     )
     assert torch.equal(by_ptx[0], by_loads[0])
     assert torch.equal(by_ptx[1], by_loads[1])
@@ -258,14 +260,3 @@ def test_on_a_gpu_the_deterministic_mode_gives_the_same_bits_twice():
         dpe_attention(*leaves, deterministic=True).float().pow(2).sum().backward()
         grads.append([each.grad for each in leaves])
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
-
-
-@pytest.mark.gpu
-@on_gpu
-def test_on_a_gpu_it_compiles_in_one_graph_and_casts_itself():
-    tensors = [each.float() for each in inputs(n=200, k=64)]
-    run = lambda *t: dpe_attention(*t, causal=True)  # noqa: E731
-    with torch.autocast("cuda", dtype=torch.bfloat16):
-        eager, compiled = run(*tensors), torch.compile(run, fullgraph=True)(*tensors)
-    assert eager.dtype == torch.bfloat16
-    assert torch.equal(eager, compiled)
