@@ -145,7 +145,8 @@ class Score:
 class ScoreResult:
     """Scores in the order of the request, the states to write back (only those that changed), and who computed it.
 
-    `engine`: engines differ by the rounding of floats, so a score is found again by the same one alone.
+    `engine`: engines differ by the rounding of floats, so a score is found again by the same one alone. features_s,
+    reasons_s: what of `seconds` went into states and features, and into explanations; the rest is the model's.
     """
 
     model_digest: str
@@ -153,6 +154,8 @@ class ScoreResult:
     states: tuple[EntityState, ...]
     seconds: float
     engine: str = ""
+    features_s: float = 0.0
+    reasons_s: float = 0.0
 
 
 # ---------------------------------------------------------------- radiology

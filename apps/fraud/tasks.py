@@ -1,13 +1,14 @@
 """Tasks of the gpu lane and one of the io lane: load, one service call, answer."""
 
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 from celery import shared_task
 from celery_batches import Batches, SimpleRequest
 
 from apps.core import clock
+from apps.core.stages import collected
 from apps.fraud import jobs
 from apps.fraud.contracts import Asked
 from apps.fraud.jobs import answers
@@ -60,12 +61,25 @@ class _Watched:
 @shared_task(base=OneBatchAtATime, name=jobs.SCORE, flush_every=64, flush_interval=0.002)
 def score(batch: list[SimpleRequest]) -> None:
     """Score up to 64 requests in one forward pass, those asked for and those stored before, and answer who waits."""
+    began = time()
     messages = [request.kwargs for request in batch]
     asked = [Asked.from_json(message["asked"]) for message in messages if "asked" in message]
     wanted = [(int(message["id"]), int(message["attempt"])) for message in messages if "id" in message]
-    outcomes = requests.requests_take(asked=asked, wanted=wanted, at=clock.now())
-    reply_to = {message["asked"]["token"]: message["reply_to"] for message in messages if "asked" in message}
-    answers.publish([(reply_to[token], token, outcome) for token, outcome in outcomes.items()])
+    with collected() as stages:
+        outcomes = requests.requests_take(asked=asked, wanted=wanted, at=clock.now())
+    waiting = {message["asked"]["token"]: message for message in messages if "asked" in message}
+    answers.publish(
+        [
+            answers.Reply(
+                to=waiting[token]["reply_to"],
+                token=token,
+                outcome=outcome,
+                stages={"queue": max(0.0, began - waiting[token].get("sent_at", began)), **stages},
+                sent_at=time(),
+            )
+            for token, outcome in outcomes.items()
+        ]
+    )
 
 
 @shared_task(name=jobs.SCORE_BATCH)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 from typing import Any
 
 from django.core.asgi import get_asgi_application
@@ -10,6 +11,8 @@ from django.core.handlers.exception import convert_exception_to_response
 from django.http import HttpRequest, HttpResponseBase
 from django.middleware.common import CommonMiddleware
 from django.middleware.security import SecurityMiddleware
+
+from apps.core.stages import header
 
 LEAN_PREFIX = "/api/v1/transactions/"
 
@@ -39,6 +42,7 @@ def _headed(respond: Respond) -> Respond:
     links: tuple[Any, ...] = (SecurityMiddleware(_nothing), CommonMiddleware(_nothing))
 
     async def headed(request: HttpRequest) -> HttpResponseBase:
+        began = perf_counter()
         request.get_host()  # raises for a host that is not ours
         response: HttpResponseBase | None = None
         for link in links:
@@ -46,6 +50,8 @@ def _headed(respond: Respond) -> Respond:
         response = response or await respond(request)
         for link in reversed(links):
             response = link.process_response(request, response)
+        took = header({"total": perf_counter() - began})
+        response["Server-Timing"] = f"{stages}, {took}" if (stages := response.get("Server-Timing")) else took
         return response
 
     return headed

@@ -20,8 +20,9 @@ from testkit.scoring_stack import ROOT, ScoringStack
 from testkit.services import redis_running
 
 Payment = tuple[str, str, int]  # card, terminal, cents
-# One genuine payment of each of the demo bank's cards: what is sent is one of these again, about the same amount. Cards
-# take turns, so that none pays many times a minute: that alone would look like fraud.
+# One genuine payment of each of the bank's cards: what is sent is one of these again, about the same amount. Cards take
+# turns, and there are so many that none pays twice within minutes: that alone would look like fraud.
+_CARDS, _DAYS = 20_000, 9  # as many transactions as the demo's 2,000 cards have in 90 days
 _HABITS = """
 import json
 from apps.fraud.models import Transaction
@@ -34,7 +35,7 @@ print(json.dumps(list(found.values())))
 def main() -> int:
     """Prints one JSON object; `--out` keeps it in tests/bench/results/serve-fraud.json."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rates", default="1,10,50,100", help="requests per second")
+    parser.add_argument("--rates", default="1,10,50,100,200", help="requests per second")
     parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--databases", default=",".join(VENDORS))
     parser.add_argument("--engine", choices=("local", "fake", "auto"), default="auto")
@@ -62,7 +63,7 @@ def main() -> int:
                 tables=tables,
             ) as stack,
         ):
-            stack.manage("fraud_demo", "--score", "queue")
+            stack.manage("fraud_demo", "--score", "queue", "--cards", str(_CARDS), "--days", str(_DAYS))
             system = ", ".join(["assay", *([] if engine == "local" else ["fake engine"]), vendor])
             habits = [tuple(row) for row in json.loads(stack.manage("shell", "--verbosity=0", "-c", _HABITS))]
             rows += asyncio.run(_measure(stack, habits=habits, rates=rates, seconds=options.seconds, system=system))
@@ -91,6 +92,7 @@ async def _measure(
             "p50_ms": _at(ms, 0.5), "p95_ms": _at(ms, 0.95), "p99_ms": _at(ms, 0.99), "max_ms": ms[-1],
             "not_200": float(sum(each.status != 200 for each in done)),
             "alerts_pct": 100 * sum(each.alert for each in done) / len(done),
+            **_by_stage(done),
             **{f"cpu_{name}_ms": value for name, value in used.items()},
         }  # fmt: skip
         rows += [
@@ -107,11 +109,16 @@ async def _measure(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Done:
-    """One answered request: its status, the seconds since it was due, whether it opened an alert."""
+    """One answered request: its status, the seconds since it was due, whether it opened an alert, ms by stage.
+
+    Stages are the answer's own (Server-Timing); what of the whole they leave is the web process's, `web`, and what of
+    the measured time the web process did not see is the connection's and the generator's, `wire`.
+    """
 
     status: int
     seconds: float
     alert: bool
+    stages: dict[str, float]
 
 
 async def _load(client: "_Client", *, rate: float, seconds: float) -> list[_Done]:
@@ -153,7 +160,11 @@ class _Client:
         body = await reader.readexactly(length)
         took = perf_counter() - due_at
         self._idle.append((reader, writer))
-        return _Done(status=int(head.split(" ", 2)[1]), seconds=took, alert=b'"alert_id": null' not in body)
+        stages = _stages(head)
+        total = stages.pop("total")
+        stages |= {"web": total - sum(stages.values()), "wire": 1e3 * took - total}
+        alert = b'"alert_id": null' not in body
+        return _Done(status=int(head.split(" ", 2)[1]), seconds=took, alert=alert, stages=stages)
 
     async def close(self) -> None:
         for _, writer in self._idle:
@@ -178,6 +189,22 @@ class _Client:
         return head.encode() + body
 
 
+def _stages(head: str) -> dict[str, float]:
+    """Milliseconds by stage, of the head of an answer."""
+    line = next(line for line in head.split("\r\n") if line.lower().startswith("server-timing:"))
+    parts = (part.strip().split(";dur=") for part in line.partition(":")[2].split(","))
+    return {name: float(value) for name, value in parts}
+
+
+def _by_stage(done: list[_Done]) -> dict[str, float]:
+    """Three percentiles of every stage, over the requests that were answered with a score."""
+    names = dict.fromkeys(name for each in done for name in each.stages)
+    found = {name: sorted(each.stages.get(name, 0.0) for each in done if each.status == 200) for name in names}
+    return {
+        f"{name}_p{round(100 * share)}_ms": _at(ms, share) for name, ms in found.items() for share in (0.5, 0.95, 0.99)
+    }
+
+
 def _at(ordered: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
@@ -193,7 +220,7 @@ def _meta(engine: str) -> dict[str, object]:
         "versions": {"python": platform.python_version()},
         "command": "make bench NAME=serve-fraud",
         "engine": engine,
-        "note": "demo bank, one web process, one worker, generator on the same cores; alerts with reasons",
+        "note": f"{_CARDS:,} cards, one web process, one worker, generator on the same cores; alerts with reasons",
     }
 
 

@@ -25,6 +25,12 @@ def stack(tmp_path_factory, broker_url):
 
 
 def send(stack, transaction_id, *, key="", card="1", amount=1_250):
+    status, answer, _ = sent(stack, transaction_id, key=key, card=card, amount=amount)
+    return status, answer
+
+
+def sent(stack, transaction_id, *, key="", card="1", amount=1_250):
+    """Status, answer, and the header that says where the time went."""
     body = {
         "transaction_id": transaction_id,
         "at": datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0).isoformat(),
@@ -40,9 +46,9 @@ def send(stack, transaction_id, *, key="", card="1", amount=1_250):
     )
     try:
         with urllib.request.urlopen(request, timeout=20) as response:
-            return response.status, json.load(response)
+            return response.status, json.load(response), response.headers["Server-Timing"]
     except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
+        return error.code, json.load(error), error.headers["Server-Timing"]
 
 
 def rows(stack, query):
@@ -55,6 +61,17 @@ def test_an_answer_comes_within_the_request(stack):
     assert status == 200
     assert answer["state"] == "done"
     assert len(answer["model_digest"]) == 64
+
+
+def test_an_answer_says_where_its_time_went(stack):
+    status, _, timing = sent(stack, "timed")
+    assert status == 200
+    took = {name: float(ms) for name, ms in (part.split(";dur=") for part in timing.split(", "))}
+    assert list(took) == ["queue", "store", "read", "features", "model", "reasons", "write", "reply", "total"]
+    assert took["model"] > 0
+    assert sum(took.values()) - took["total"] <= took["total"] + 1  # clocks of two processes
+    status, _, timing = sent(stack, "timed", amount=1)
+    assert (status, timing.partition(";")[0]) == (409, "total")
 
 
 def test_twenty_at_once_with_one_key_are_one_row_and_one_answer(stack):

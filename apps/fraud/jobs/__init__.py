@@ -1,5 +1,6 @@
 """Names of the tasks of this app and how they are sent; how answers come back to a waiting request."""
 
+from time import time
 from typing import Any
 
 from apps.core.jobs import enqueue, send_now
@@ -18,7 +19,7 @@ def enqueue_score(*, transaction_id: int, attempt: int) -> None:
 
 def send_request(*, asked: dict[str, Any], reply_to: str) -> bool:
     """Have a request stored, scored and answered by the worker; False when the broker does not take it."""
-    return send_now(SCORE, asked=asked, reply_to=reply_to)
+    return send_now(SCORE, asked=asked, reply_to=reply_to, sent_at=time())
 
 
 def enqueue_score_batch(*, batch_id: int, attempt: int) -> None:

@@ -5,24 +5,38 @@ import json
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from time import time
 from typing import Any
 
 import redis
 import redis.asyncio
 from django.conf import settings
 
+from apps.core.stages import Seconds
 from apps.fraud.contracts import Refusal, ScoreAnswer
 
 _PREFIX = "assay:fraud:answers:"
 
 
-def publish(answers: list[tuple[str, str, ScoreAnswer | Refusal]]) -> None:
-    """Send (listener's name, token, outcome) to the processes that wait; the rows hold the truth, whoever listens."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """An outcome on its way to the listener named `to`; stages: seconds that the worker's took, sent_at: Unix time."""
+
+    to: str
+    token: str
+    outcome: ScoreAnswer | Refusal
+    stages: Seconds
+    sent_at: float
+
+
+def publish(replies: list[Reply]) -> None:
+    """Send them to the processes that wait; the rows hold the truth, whoever listens."""
     by_channel: dict[str, list[dict[str, object]]] = {}
-    for reply_to, token, outcome in answers:
-        kind = "refusal" if isinstance(outcome, Refusal) else "answer"
-        by_channel.setdefault(reply_to, []).append({"token": token, kind: asdict(outcome)})
+    for reply in replies:
+        kind = "refusal" if isinstance(reply.outcome, Refusal) else "answer"
+        body = {"token": reply.token, kind: asdict(reply.outcome), "stages": reply.stages, "sent_at": reply.sent_at}
+        by_channel.setdefault(reply.to, []).append(body)
     for reply_to, bodies in by_channel.items():
         _client().publish(_PREFIX + reply_to, json.dumps(bodies))
 
@@ -32,7 +46,7 @@ class Listener:
 
     def __init__(self) -> None:
         self.name = uuid.uuid4().hex
-        self._waiting: dict[str, asyncio.Future[ScoreAnswer | Refusal]] = {}
+        self._waiting: dict[str, asyncio.Future[Reply]] = {}
         self._task: asyncio.Task[None] | None = None
         self._ready: asyncio.Event = asyncio.Event()
 
@@ -50,8 +64,8 @@ class Listener:
             self._task.result()
 
     @contextmanager
-    def expect(self, token: str) -> Iterator["asyncio.Future[ScoreAnswer | Refusal]"]:
-        """The future of the outcome under `token`; begin to expect it before the request is sent."""
+    def expect(self, token: str) -> Iterator["asyncio.Future[Reply]"]:
+        """The future of the reply under `token`; begin to expect it before the request is sent."""
         future = self._waiting[token] = asyncio.get_running_loop().create_future()
         try:
             yield future
@@ -75,7 +89,11 @@ class Listener:
         for body in bodies:
             future = self._waiting.get(body["token"])
             if future is not None and not future.done():
-                future.set_result(ScoreAnswer(**body["answer"]) if "answer" in body else Refusal(**body["refusal"]))
+                outcome = ScoreAnswer(**body["answer"]) if "answer" in body else Refusal(**body["refusal"])
+                stages = body["stages"] | {"reply": max(0.0, time() - body["sent_at"])}
+                future.set_result(
+                    Reply(to=self.name, token=body["token"], outcome=outcome, stages=stages, sent_at=body["sent_at"])
+                )
 
 
 _listeners: dict[int, tuple[asyncio.AbstractEventLoop, Listener]] = {}

@@ -8,6 +8,7 @@ from django.db.models import F
 
 from apps.core.errors import AppError
 from apps.core.prepared import Prepared
+from apps.core.stages import stage
 from apps.fraud import jobs, selectors
 from apps.fraud.contracts import Asked, Refusal, ScoreAnswer
 from apps.fraud.models import ScoreState, Transaction
@@ -32,7 +33,8 @@ def requests_take(
     *, asked: Sequence[Asked], wanted: Sequence[tuple[int, int]], at: datetime
 ) -> dict[str, ScoreAnswer | Refusal]:
     """At the worker: store what is new of `asked`, score it together with stored (id, attempt) pairs; by token."""
-    taken = arrivals.requests_store(asked=asked, at=at) if asked else {}
+    with stage("store"):
+        taken = arrivals.requests_store(asked=asked, at=at) if asked else {}
     pairs = {(row.id, row.attempt) for row in taken.values() if isinstance(row, Stored)}
     answers = {each.id: each for each in requests_score(wanted=sorted({*wanted, *pairs}), at=at)}
     return {token: answers[row.id] if isinstance(row, Stored) else row for token, row in taken.items()}
@@ -65,7 +67,8 @@ def requests_score(*, wanted: Sequence[tuple[int, int]], at: datetime) -> list[S
     except InputError:
         for pk in ids:
             _score_alone(pk, at=at)
-    return selectors.answers(ids=sorted(attempts))
+    with stage("read"):
+        return selectors.answers(ids=sorted(attempts))
 
 
 def transactions_requeue(*, at: datetime) -> int:

@@ -16,6 +16,7 @@ from apps.audit.api import AuditEvent, record
 from apps.core.errors import AppError
 from apps.core.prepared import Prepared
 from apps.core.rules import band_of
+from apps.core.stages import add, stage
 from apps.engine.port import get_engine
 from apps.fraud import rules, selectors
 from apps.fraud.models import Alert, AlertSnapshot, BatchState, ScoreBatch, ScoreState, Transaction
@@ -136,13 +137,14 @@ def transactions_fail(*, ids: Sequence[int], code: str, at: datetime) -> None:
 
 
 def _score_once(ids: Sequence[int], *, at: datetime, replay: bool) -> ScoredBatch:
-    rows = _rows(ids)
-    if not rows:
-        return ScoredBatch(scored=0, alerts=0)
-    policy = selectors.policy_now()
-    cards, terminals = _keys(rows, "card"), _keys(rows, "terminal")
-    before = bulk.states_read(cards=cards, terminals=terminals)
-    model = registry.champion(ModelKind.FRAUD).key
+    with stage("read"):
+        rows = _rows(ids)
+        if not rows:
+            return ScoredBatch(scored=0, alerts=0)
+        policy = selectors.policy_now()
+        cards, terminals = _keys(rows, "card"), _keys(rows, "terminal")
+        before = bulk.states_read(cards=cards, terminals=terminals)
+        model = registry.champion(ModelKind.FRAUD).key
     result = get_engine().score(
         ScoreRequest(
             model=model,
@@ -151,7 +153,10 @@ def _score_once(ids: Sequence[int], *, at: datetime, replay: bool) -> ScoredBatc
             explain_from=policy.threshold,
         )
     )
-    with transaction.atomic():
+    add("features", result.features_s)
+    add("model", result.seconds - result.features_s - result.reasons_s)
+    add("reasons", result.reasons_s)
+    with stage("write"), transaction.atomic():
         _lock_rows(rows)
         versions = bulk.states_lock(cards=cards, terminals=terminals, known=before.keys())
         if any(version != before.get(key, (b"", 0))[1] for key, version in versions.items()):

@@ -23,6 +23,8 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--small", action="store_true", help="500 cards and 60 days instead of 2,000 and 90")
+        parser.add_argument("--cards", type=int, help="so many cards instead")
+        parser.add_argument("--days", type=int, help="so many days of history instead")
         parser.add_argument("--score", choices=("auto", "queue", "here"), default="auto")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -31,7 +33,8 @@ class Command(BaseCommand):
             self.stdout.write("the demo bank is there already")
             return
         cards, days = (500, 60) if options["small"] else (2_000, 90)
-        path = settings.VAR / "demo" / f"bank-{cards}.parquet"
+        cards, days = options["cards"] or cards, options["days"] or days
+        path = settings.VAR / "demo" / f"bank-{cards}-{days}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             if not path.is_file():  # kept: an interrupted run goes on with the same rows
