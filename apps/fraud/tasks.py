@@ -15,13 +15,14 @@ from apps.fraud.jobs import answers
 from apps.fraud.services import labels, recompute, requests, scoring
 
 _LOST_AFTER_S = 30.0  # a batch whose worker died never returns
+_LOOK_S = 0.5  # between two looks for what neither an arrival nor a batch's return has sent off
 
 
 class OneBatchAtATime(Batches):
-    """Batches that wait while one is being worked on: what arrives meanwhile shares the next forward pass.
+    """Batches that go at once while none is being worked on; what arrives meanwhile shares the next forward pass.
 
-    By itself celery-batches hands over whatever a few milliseconds brought, so that under load the single process of
-    the gpu lane gets a growing queue of batches of one.
+    By itself celery-batches hands over whatever a few milliseconds brought: a lone request waits for them, and under
+    load the single process of the gpu lane gets a growing queue of batches of one.
     """
 
     abstract = True
@@ -35,7 +36,12 @@ class OneBatchAtATime(Batches):
         handler = super().Strategy(task, app, consumer)
         self._pool: Any = _Watched(consumer.pool, task=self)
         self.busy_since = None
-        return handler
+
+        def received(*args: Any, **kwargs: Any) -> None:
+            handler(*args, **kwargs)
+            self._do_flush()
+
+        return received
 
     def _do_flush(self) -> None:
         if self.busy_since is None or monotonic() - self.busy_since > _LOST_AFTER_S:
@@ -58,7 +64,7 @@ class _Watched:
         return self._pool.apply_async(*args, callback=done, **options)
 
 
-@shared_task(base=OneBatchAtATime, name=jobs.SCORE, flush_every=64, flush_interval=0.002)
+@shared_task(base=OneBatchAtATime, name=jobs.SCORE, flush_every=64, flush_interval=_LOOK_S)
 def score(batch: list[SimpleRequest]) -> None:
     """Score up to 64 requests in one forward pass, those asked for and those stored before, and answer who waits."""
     began = time()

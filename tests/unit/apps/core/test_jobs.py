@@ -37,3 +37,21 @@ def test_a_task_of_a_transaction_that_failed_never_leaves(seen, django_capture_o
     with django_capture_on_commit_callbacks(execute=True), pytest.raises(LookupError):
         fail()
     assert seen == []
+
+
+def test_arguments_stand_in_a_messages_body_alone(monkeypatch, django_capture_on_commit_callbacks):
+    sent = []
+    monkeypatch.setattr(jobs.current_app, "signature", lambda name, kwargs: sent.append((name, kwargs)) or _Sent(sent))
+    jobs.send_now("core.io.test_note", card="4111")
+    with django_capture_on_commit_callbacks(execute=True), transaction.atomic():
+        jobs.enqueue("core.io.test_note", card="4111")
+    options = [each for each in sent if isinstance(each, dict)]
+    assert [(each["argsrepr"], each["kwargsrepr"]) for each in options] == [("", "")] * 2
+
+
+class _Sent:
+    def __init__(self, seen):
+        self._seen = seen
+
+    def apply_async(self, **options):
+        self._seen.append(options)
