@@ -1,6 +1,7 @@
 """Segmented attention: against the definition, what a long stream keeps in memory, and what is recalled of it."""
 
 import argparse
+import logging
 import weakref
 from typing import Any
 
@@ -14,11 +15,12 @@ from ml_core.evals.needle import NeedleConfig, fit, recall
 from ml_core.layers.segments import SegmentedAttention, SegmentedBlock, stream
 from ml_core.seed import torch_generator
 
+_LOG = logging.getLogger(__name__)
 TOLERANCE = 1e-10  # largest difference from the definition, float64
 # trained up to `length`, asked at 8 times that: 256 and 2,048 on a CPU, 4,096 and 32,768 on a GPU
 NEEDLES = {
     "cpu": NeedleConfig(),
-    "cuda": NeedleConfig(d=128, segment=256, length=4_096, batch=32, steps=3_000),
+    "cuda": NeedleConfig(d=128, segment=256, length=4_096, batch=32, steps=12_000),
 }
 
 
@@ -156,7 +158,7 @@ def _needles(args: argparse.Namespace, *, device: torch.device) -> list[dict[str
         config = NeedleConfig(**{**vars(config), "steps": args.steps})
     found: dict[int, list[float]] = {config.length * times: [] for times in (1, 2, 8)}
     for seed in range(args.seeds):
-        model = fit(config, seed=seed, device=device)
+        model = fit(config, seed=seed, device=device, say=_LOG.info)
         for length, values in found.items():
             values.append(recall(model, length=length, inputs=args.inputs, seed=seed, device=device))
     return [

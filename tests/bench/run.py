@@ -1,6 +1,7 @@
 """Runs one benchmark by name: tests/bench/<name>.py, else `python -m ml_core bench <name> --json`."""
 
 import importlib
+import logging
 import runpy
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ def main(words: list[str]) -> int:
     name, *options = words
     sys.path[:0] = [str(_ROOT), str(_ROOT / "platform"), str(_ROOT / "tests" / "support")]
     if name in _names():
+        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
         sys.argv = [name, *options]
         result = importlib.import_module(f"tests.bench.{name.replace('-', '_')}").main()
         return int(result or 0)
