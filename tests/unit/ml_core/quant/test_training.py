@@ -69,6 +69,17 @@ def test_the_rate_falls_to_nothing_where_the_number_of_steps_is_known():
     assert moved[2] > 0.1
 
 
+@pytest.mark.parametrize(("bits", "lr"), [(8, 3e-6), (6, 3e-6), (4, 3e-5)])
+def test_few_bits_train_faster_unless_a_rate_is_given(bits, lr):
+    many, model = batches(3), network()
+    weights = [
+        Quantizer(model, bits=bits).fit(many, held_out=(), **given).model[0].weight
+        for given in ({}, {"lr": lr}, {"lr": 2 * lr})
+    ]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
 @pytest.mark.parametrize("options", [{"bits": 8}, {"bits": 4}, LEARNED], ids=str)
 @pytest.mark.parametrize("called", [False, True])
 def test_training_that_makes_the_model_worse_is_undone_to_the_last_bit(options, called):
