@@ -1,10 +1,12 @@
 """Stores scoring requests, many in one transaction: each once, whatever is sent twice and by whichever process."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
+from django.db.models import F
 
 from apps.core.prepared import Prepared
 from apps.fraud.contracts import Asked, Refusal
@@ -37,17 +39,33 @@ class _Found:
     keys: dict[tuple[int, str], tuple[str, tuple[str, str]]] = field(default_factory=dict)
 
 
-def requests_store(*, asked: Sequence[Asked], at: datetime) -> dict[str, Stored | Refusal]:
+def requests_store(*, asked: Sequence[Asked], at: datetime, flushed: bool = True) -> dict[str, Stored | Refusal]:
     """Store what is new; by token the row that answers a request, or why it gets none.
 
-    The same request twice, in one call or in two, is stored once. A refused request harms no other.
+    The same request twice, in one call or in two, is stored once. A refused request harms no other. flushed: False
+    where the caller commits again before it promises anything: that commit then waits for the disk for both.
     """
     try:
-        with transaction.atomic():
+        with _stored(flushed=flushed):
             return _store(asked, at=at)
     except IntegrityError:  # another process stored one of them between our look and our write
-        with transaction.atomic():
+        with _stored(flushed=flushed):
             return _store(asked, at=at)
+
+
+def requests_flush(*, ids: Sequence[int]) -> None:
+    """Wait until these stored transactions are on the disk: a commit that waits does so for all before it."""
+    if connection.vendor == "postgresql":
+        Transaction.objects.filter(pk__in=ids).update(attempt=F("attempt"))
+
+
+@contextmanager
+def _stored(*, flushed: bool) -> Iterator[None]:
+    with transaction.atomic():
+        if not flushed and connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("SET LOCAL synchronous_commit TO OFF")
+        yield
 
 
 def _store(asked: Sequence[Asked], *, at: datetime) -> dict[str, Stored | Refusal]:

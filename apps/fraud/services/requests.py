@@ -33,10 +33,12 @@ def requests_take(
     *, asked: Sequence[Asked], wanted: Sequence[tuple[int, int]], at: datetime
 ) -> dict[str, ScoreAnswer | Refusal]:
     """At the worker: store what is new of `asked`, score it together with stored (id, attempt) pairs; by token."""
-    with stage("store"):
-        taken = arrivals.requests_store(asked=asked, at=at) if asked else {}
+    with stage("store"):  # scores are committed before anybody hears of them, and that waits for the disk
+        taken = arrivals.requests_store(asked=asked, at=at, flushed=False) if asked else {}
     pairs = {(row.id, row.attempt) for row in taken.values() if isinstance(row, Stored)}
     answers = {each.id: each for each in requests_score(wanted=sorted({*wanted, *pairs}), at=at)}
+    if waiting := [each.id for each in answers.values() if each.state == ScoreState.QUEUED]:
+        arrivals.requests_flush(ids=waiting)
     return {token: answers[row.id] if isinstance(row, Stored) else row for token, row in taken.items()}
 
 

@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from testkit.fraud import AT
 
 from apps.audit.models import Event
@@ -50,6 +52,24 @@ def test_what_came_together_is_scored_together_and_answered_by_token(ask, champi
     assert all(isinstance(each, ScoreAnswer) and each.state == "done" for each in outcomes.values())
     assert Event.objects.filter(verb="transactions.score").count() == 1
     assert Card.objects.count() == 1
+
+
+def test_at_the_worker_the_disk_is_waited_for_with_the_score_or_with_the_promise_of_one(ask, champion, monkeypatch):
+    with CaptureQueriesContext(connection) as scored:
+        take(ask("t-1"))
+    monkeypatch.setattr(requests.scoring, "transactions_score", lambda **_: None)
+    with CaptureQueriesContext(connection) as left:
+        outcomes = take(ask("t-2"))
+    assert {each.state for each in outcomes.values()} == {"queued"}
+    with CaptureQueriesContext(connection) as accepted:
+        requests.request_accept(asked=ask("t-3"), at=AT)
+    off, again = "SET LOCAL synchronous_commit TO OFF", 'UPDATE "fraud_transaction" SET "attempt"'
+    found = [
+        [any(each["sql"].startswith(text) for each in queries) for text in (off, again)]
+        for queries in (scored, left, accepted)
+    ]
+    on_postgresql = connection.vendor == "postgresql"
+    assert found == [[on_postgresql, False], [on_postgresql, on_postgresql], [False, False]]
 
 
 @pytest.mark.parametrize("key", ["", "k"])
