@@ -30,10 +30,13 @@ TINY = ReportStudentConfig(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--device, --runs, --no-peers, --tiny."""
+    """--device, --runs, --no-peers, --tiny, --compiled."""
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument(
+        "--compiled", action="store_true", help="also with steps compiled by torch before their capture"
+    )
     parser.add_argument("--tiny", action="store_true", help="a model for tests in the place of both")
 
 
@@ -42,7 +45,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     sizes = {"assay_tiny": TINY} if args.tiny else {"assay": SHIPPED, "assay_peer_size": PEER}
     rows: list[dict[str, Any]] = []
     for system, config in sizes.items():
-        rows += _measured(system, _ours(config, device=args.device), args=args)
+        rows += _measured(system, _ours(config, device=args.device, compiled=False), args=args)
+        if args.compiled:
+            rows += _measured(f"{system}_compiled", _ours(config, device=args.device, compiled=True), args=args)
     if not args.no_peers:
         for dtype in (torch.float32, torch.bfloat16):
             rows += _measured(f"transformers_{str(dtype)[6:]}", _peer(dtype, device=args.device), args=args)
@@ -73,10 +78,10 @@ def _measured(system: str, call: Callable[[], object], *, args: argparse.Namespa
     return rows
 
 
-def _ours(config: ReportStudentConfig, *, device: str) -> Callable[[], object]:
+def _ours(config: ReportStudentConfig, *, device: str, compiled: bool) -> Callable[[], object]:
     torch.manual_seed(0)
     student = ReportStudent(config).to(device).eval()
-    decoder = PlanDecoder(student, device=device)
+    decoder = PlanDecoder(student, device=device, compiled=compiled)
     images = torch.rand(IMAGES, 1, config.image_size, config.image_size, device=device)
     # a sentence is one control token and `limit` more, of which the last only ends it
     limit = TOKENS // SENTENCES - 1

@@ -34,7 +34,7 @@ for part in $PARTS; do
     dpe) bench dpe 500 ;;
     segments) bench segments 1100 ;;
     decode) bench decode 300 --compiled ;;
-    report) bench report 240 ;;
+    report) bench report 240 --compiled ;;
     sanitize)  # odd sizes: pairs that start at odd entries, last tiles, masks
       timeout 300 compute-sanitizer --tool memcheck --log-file "$OUT/sanitize.log" python3 -m tests.bench.run dpe-profile \
         --tokens 64 200 257 --heads 2 --ordered > "$OUT/sanitize.out" 2>&1
