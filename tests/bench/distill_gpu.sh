@@ -93,7 +93,7 @@ work() {  # number; all cells of the students whose start is there, again and ag
     for group in "${some[@]}"; do
       for student in $STUDENTS; do
         case $student in factor*) if [ ! -e "$ROOT/general/$student.json" ]; then waiting=1; continue; fi ;; esac
-        if [ ! -e "$WORK/$student/tuned.json" ]; then
+        if [ ! -e "$WORK/$student/tuned.json" ]; then  # a third of the processes share the search, the others go on
           case $((n % 3))$student in 0factor4x256 | 1factor4x768) tune "$n" "$student" ;; *) waiting=1; continue ;; esac
         fi
         tasks=$(for task in $group; do printf '%s/%s,' "$student" "$task"; done)

@@ -81,7 +81,8 @@ def recorded(plan: Plan, *, say: Say = print) -> list[CaseResult]:
     """What the ledger holds of the plan's cases, on whatever machine it was trained; nothing is trained.
 
     Systems that lack a seed are left out and named by `say`, and so are cases that hold none. Raises RunError where a
-    cell's values do not follow from its logits and the labels that the case has here, or its teacher's are missing.
+    cell's values do not follow from its logits and the labels that the case has here, where systems of one seed learned
+    from different teachers, or where what a teacher said is missing.
     """
     ledger = Ledger(plan.work)
     results = [_Stage(case, plan, ledger=ledger, say=say).recorded() for case in plan.cases]
@@ -179,6 +180,9 @@ class _Stage:
         cells = [cell for seed in seeds for cell in (some[seed] for some in whole.values())]
         if not cells:
             return None
+        for seed in seeds:
+            if len({cell.teacher for cell in cells if cell.seed == seed}) > 1:
+                raise RunError(f"{name}: seed {seed} is of several teachers; let it be finished under one")
         for cell in cells:
             self._check(cell)
         said = teacher_recorded(self._plan.work / "teachers", digest=cells[-1].teacher)

@@ -258,6 +258,15 @@ def test_what_is_recorded_leaves_out_systems_that_lack_a_seed_and_says_so(plan, 
     assert recorded(plan(work=tmp_path, seeds=2, systems=("kd",)), say=quiet) == []
 
 
+def test_what_is_recorded_of_two_teachers_in_one_seed_is_refused(plan, tmp_path):
+    measure(plan(work=tmp_path), say=quiet)
+    bodies = [json.loads(line) for line in (tmp_path / "cells.jsonl").read_text().splitlines()]
+    bodies[0]["teacher"] = "another"
+    (tmp_path / "cells.jsonl").write_text("".join(f"{json.dumps(body)}\n" for body in bodies))
+    with pytest.raises(RunError, match="several teachers"):
+        recorded(plan(work=tmp_path), say=quiet)
+
+
 def test_what_is_recorded_of_other_labels_is_refused(plan, tmp_path):
     measure(plan(work=tmp_path, systems=("ce",)), say=quiet)
     body = json.loads((tmp_path / "cells.jsonl").read_text())
